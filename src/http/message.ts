@@ -1,0 +1,40 @@
+/** HTTP messages as values, the same for every version of the protocol (RFC 9110, section 6). */
+
+/** Names and values alternating: `["content-type", "text/plain", "x-a", "1"]`. Names as received; latin1 text. */
+export type Fields = string[];
+
+export interface RequestHead {
+  /** Case-sensitive token, as received (RFC 9110, 9.1). */
+  method: string;
+  /** Lower case. */
+  scheme: string;
+  /** `host[:port]` exactly as received: Host in HTTP/1.1, `:authority` in HTTP/2; "" where there was none (HTTP/1.0). */
+  authority: string;
+  /** Origin form with its query, exactly as received; "*" for OPTIONS *; "" for CONNECT. */
+  path: string;
+  /** All other fields, in order. Host and pseudo-fields are not among them; framing fields (Content-Length,
+   * Transfer-Encoding, Connection and what it names) have been judged and removed. */
+  fields: Fields;
+  /** The body's length where it is known beforehand: 0 for none, -1 for unknown. */
+  bodyLength: number;
+}
+
+export interface ResponseHead {
+  status: number;
+  /** As in a request; Content-Length of a HEAD or 304 answer stays in the fields because it describes no body here. */
+  fields: Fields;
+  bodyLength: number;
+}
+
+/** The first value of a field, by lower-case name, or undefined. */
+export function fieldOf(fields: Fields, name: string): string | undefined {
+  for (let i = 0; i < fields.length; i += 2) {
+    const candidate = fields[i] as string;
+    if (
+      candidate.length === name.length &&
+      (candidate === name || candidate.toLowerCase() === name)
+    )
+      return fields[i + 1];
+  }
+  return undefined;
+}
