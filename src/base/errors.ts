@@ -100,9 +100,7 @@ export function refuse(code: FailureCode, message: string, hint: string): Refusa
 }
 
 export function isRefusal(value: unknown): value is Refusal {
-  return (
-    typeof value === "object" && value !== null && (value as { refused?: unknown }).refused === true
-  );
+  return typeof value === "object" && value !== null && (value as { refused?: unknown }).refused === true;
 }
 
 /** Thrown for what a caller cannot plan; the wire carries code, message and hint, the log the cause too. */
@@ -124,8 +122,7 @@ export class HauberkError extends Error {
 
 /** Ends what is going on when an invariant of our own is broken: never for input. */
 export function assert(condition: unknown, message: string): asserts condition {
-  if (!condition)
-    throw new HauberkError("BUG", `Cannot go on: ${message}`, "Report this with the log");
+  if (!condition) throw new HauberkError("BUG", `Cannot go on: ${message}`, "Report this with the log");
 }
 
 /** The sentence of anything that was thrown. */

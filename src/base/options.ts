@@ -33,11 +33,7 @@ export type OptionTable = Readonly<Record<string, Option>>;
 
 /** The plain object that a table becomes. */
 export type OptionValues<T extends OptionTable> = {
-  readonly [K in keyof T]: T[K] extends TextOption
-    ? string
-    : T[K] extends SwitchOption
-      ? boolean
-      : number;
+  readonly [K in keyof T]: T[K] extends TextOption ? string : T[K] extends SwitchOption ? boolean : number;
 };
 
 /** Every option at its default, frozen. */

@@ -28,11 +28,7 @@ const labelForm = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
 /** Reads an ID; anything that is not exactly one is refused, never mended. */
 export function parseSpiffeId(text: string): SpiffeId | Refusal {
   const not = (because: string): Refusal =>
-    refuse(
-      "MESSAGE_INVALID",
-      `Cannot read the SPIFFE ID: ${because}`,
-      "Write spiffe://TRUST-DOMAIN/PATH",
-    );
+    refuse("MESSAGE_INVALID", `Cannot read the SPIFFE ID: ${because}`, "Write spiffe://TRUST-DOMAIN/PATH");
   if (text.length > idMax) return not(`it is longer than ${idMax} bytes`);
   if (!text.startsWith(scheme)) return not("it does not start with spiffe://");
   const slash = text.indexOf("/", scheme.length);
@@ -84,8 +80,7 @@ export function serviceId(trustDomain: string, name: ServiceName): string {
 export function serviceOf(id: SpiffeId): ServiceName | undefined {
   const [empty, ns, namespace, sa, service, ...rest] = id.path.split("/");
   if (empty !== "" || ns !== "ns" || sa !== "sa" || rest.length > 0) return undefined;
-  if (namespace === undefined || service === undefined || !isLabel(namespace) || !isLabel(service))
-    return undefined;
+  if (namespace === undefined || service === undefined || !isLabel(namespace) || !isLabel(service)) return undefined;
   return { namespace, service };
 }
 
@@ -102,11 +97,7 @@ export function adminId(trustDomain: string, name: string): string {
 /** The administrator that an ID names, or undefined. */
 export function adminOf(id: SpiffeId): string | undefined {
   const [empty, admin, name, ...rest] = id.path.split("/");
-  return empty === "" &&
-    admin === "admin" &&
-    rest.length === 0 &&
-    name !== undefined &&
-    isLabel(name)
+  return empty === "" && admin === "admin" && rest.length === 0 && name !== undefined && isLabel(name)
     ? name
     : undefined;
 }

@@ -30,10 +30,7 @@ export interface ResponseHead {
 export function fieldOf(fields: Fields, name: string): string | undefined {
   for (let i = 0; i < fields.length; i += 2) {
     const candidate = fields[i] as string;
-    if (
-      candidate.length === name.length &&
-      (candidate === name || candidate.toLowerCase() === name)
-    )
+    if (candidate.length === name.length && (candidate === name || candidate.toLowerCase() === name))
       return fields[i + 1];
   }
   return undefined;
