@@ -18,7 +18,7 @@ export class Published<T> {
   publish(value: T): void {
     const before = this.#value;
     this.#value = value;
-    for (const listener of [...this.#listeners]) listener(value, before);
+    for (const listener of this.#listeners) listener(value, before);
   }
 
   /** Calls `listener` at each later publication; returns its cancel. */
