@@ -1,0 +1,57 @@
+import { pino } from "pino";
+import { scrub } from "./scrub.ts";
+import type { LogFields, Logger } from "./logger.ts";
+
+/** The program's log: JSON lines by pino to an asynchronous destination, with everything secret struck out. */
+export type LogLevel = "debug" | "info" | "warn" | "error" | "silent";
+
+export interface Log {
+  readonly logger: Logger;
+  /** Writes what is still held, synchronously: for the end of the process. */
+  flush(): void;
+  /** A line of text as it is, for the access log. */
+  raw(text: string): void;
+}
+
+/** Opens the log. `to` is a file descriptor (2 by default) or a path; `fields` stand on every line. */
+export function openLog(use: { level: LogLevel; to?: number | string; fields?: LogFields }): Log {
+  // Nothing is gathered before it is written (minLength 0): a log that says why a process ended must not be lost with it.
+  const destination = pino.destination({ dest: use.to ?? 2, sync: false, minLength: 0 });
+  const root = pino(
+    {
+      level: use.level,
+      base: { ...use.fields },
+      messageKey: "message",
+      timestamp: pino.stdTimeFunctions.isoTime,
+      formatters: { level: (label) => ({ level: label }) },
+    },
+    destination,
+  );
+  return {
+    logger: wrap(root),
+    flush: () => {
+      try {
+        destination.flushSync();
+      } catch {
+        // Not open yet, or its reader is gone: there is nowhere left to say it.
+      }
+    },
+    raw: (text) => void destination.write(text),
+  };
+}
+
+function wrap(log: pino.Logger): Logger {
+  const at =
+    (level: "debug" | "info" | "warn" | "error") =>
+    (message: string, fields?: LogFields): void => {
+      if (!log.isLevelEnabled(level)) return;
+      log[level](fields === undefined ? {} : (scrub(fields) as object), scrub(message) as string);
+    };
+  return {
+    debug: at("debug"),
+    info: at("info"),
+    warn: at("warn"),
+    error: at("error"),
+    child: (fields) => wrap(log.child(scrub(fields) as object)),
+  };
+}
