@@ -1,0 +1,110 @@
+import { parseArgs } from "node:util";
+import { HauberkError } from "../base/errors.ts";
+import type { Environment } from "./system.ts";
+import type { Terminal } from "./terminal.ts";
+
+/** A command as data: the same table feeds the parser, the help and the completeness tests. */
+export interface Flag {
+  /** Its value's name in the help; none for a switch. */
+  readonly value?: string;
+  readonly short?: string;
+  readonly many?: boolean;
+  readonly why: string;
+}
+
+export interface Command {
+  /** `token create` */
+  readonly name: string;
+  readonly summary: string;
+  /** What follows the name, as the help shows it. */
+  readonly usage: string;
+  readonly flags: Readonly<Record<string, Flag>>;
+  readonly examples: readonly string[];
+  /** Positional words: at least, at most. */
+  readonly words: readonly [number, number];
+  /** Whether everything after `--` is a program to start. */
+  readonly program?: boolean;
+  /** Loads the implementation only when it is needed: a sidecar must not pay for the rest. */
+  readonly load: () => Promise<Run>;
+}
+
+export interface Input {
+  readonly words: readonly string[];
+  readonly program: readonly string[];
+  readonly environment: Environment;
+  readonly terminal: Terminal;
+  readonly cwd: string;
+  flag(name: string): string | undefined;
+  flags(name: string): readonly string[];
+  on(name: string): boolean;
+}
+
+/** Gives the exit code. */
+export type Run = (input: Input) => Promise<number>;
+
+/** Exit codes (DESIGN, section 11; 69 and 70 after sysexits). */
+export const exits = { done: 0, negative: 1, usage: 2, unavailable: 69, bug: 70 } as const;
+
+export function usageError(message: string, hint: string): HauberkError {
+  return new HauberkError("USAGE", `Cannot run this command: ${message}`, hint);
+}
+
+/** Reads the words after a command's name; what the table does not know is refused. */
+export function readInput(command: Command, args: readonly string[], around: Pick<Input, "environment" | "terminal" | "cwd">): Input {
+  const split = command.program === true ? args.indexOf("--") : -1;
+  const own = split < 0 ? args : args.slice(0, split);
+  const program = split < 0 ? [] : args.slice(split + 1);
+  const hint = `See hauberk ${command.name} --help`;
+  const { values, positionals } = parse(command, own, hint);
+  const [least, most] = command.words;
+  if (positionals.length < least || positionals.length > most) {
+    throw usageError(`${positionals.length} words where ${least === most ? String(least) : `${least} to ${most}`} belong`, hint);
+  }
+  return {
+    ...around,
+    words: positionals,
+    program,
+    flag: (name) => values[name]?.at(-1),
+    flags: (name) => values[name] ?? [],
+    on: (name) => values[name] !== undefined,
+  };
+}
+
+function parse(command: Command, args: readonly string[], hint: string): { values: Record<string, string[]>; positionals: string[] } {
+  const options: Record<string, { type: "string" | "boolean"; multiple: boolean; short?: string }> = {};
+  for (const [name, flag] of Object.entries(command.flags)) {
+    options[name] = {
+      type: flag.value === undefined ? "boolean" : "string",
+      multiple: true,
+      ...(flag.short === undefined ? {} : { short: flag.short }),
+    };
+  }
+  try {
+    const parsed = parseArgs({ args: [...args], options, allowPositionals: true, strict: true });
+    const values: Record<string, string[]> = {};
+    for (const [name, value] of Object.entries(parsed.values)) {
+      values[name] = (Array.isArray(value) ? value : [value]).map(String);
+      if (command.flags[name]?.many !== true && values[name].length > 1) {
+        throw usageError(`--${name} stands more than once`, hint);
+      }
+    }
+    return { values, positionals: parsed.positionals };
+  } catch (thrown) {
+    if (thrown instanceof HauberkError) throw thrown;
+    const said = (thrown instanceof Error ? thrown.message : String(thrown)).split(/[.\n]/)[0] ?? "";
+    throw usageError(said, hint);
+  }
+}
+
+/** A command's help, from its table. */
+export function helpOf(command: Command): string {
+  const lines = [command.summary, "", `Usage: hauberk ${command.name} ${command.usage}`.trimEnd(), ""];
+  const rows = Object.entries(command.flags).map(([name, flag]): [string, string] => [
+    `${flag.short === undefined ? "   " : `-${flag.short},`} --${name}${flag.value === undefined ? "" : ` ${flag.value}`}`,
+    `${flag.why}${flag.many === true ? " (may be repeated)" : ""}`,
+  ]);
+  const width = Math.max(0, ...rows.map(([left]) => left.length));
+  if (rows.length > 0) lines.push("Options:", ...rows.map(([left, right]) => `  ${left.padEnd(width)}  ${right}`), "");
+  lines.push("Examples:", ...command.examples.map((example) => `  ${example}`), "");
+  return lines.join("\n");
+}

@@ -1,0 +1,15 @@
+#!/usr/bin/env node
+/** What `bin` starts: an old Node gets a sentence, not a syntax error, so this file imports nothing before it looked. */
+const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
+if (major < 24 || (major === 24 && minor < 17)) {
+  process.stderr.write(
+    `error: Cannot start hauberk: this is Node ${process.versions.node}, and it needs 24.17 or later (NODE_TOO_OLD)\n` +
+      "hint: Install Node 24 or 26 from https://nodejs.org, then run the same command again\n",
+  );
+  process.exitCode = 70;
+} else {
+  const { enableCompileCache } = await import("node:module");
+  enableCompileCache();
+  const { main } = await import("./main.ts");
+  process.exitCode = await main(process.argv.slice(2));
+}

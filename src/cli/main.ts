@@ -1,0 +1,89 @@
+import { HauberkError, messageOf, failures } from "../base/errors.ts";
+import { exits, helpOf, readInput, usageError, type Command } from "./command.ts";
+import { commands } from "./commands.ts";
+import { showRefusal, streamTerminal, type Terminal } from "./terminal.ts";
+import { systemEnvironment } from "./system.ts";
+import { release } from "./release.ts";
+
+/** Turns words into calls, and errors into hints. */
+export async function main(argv: readonly string[]): Promise<number> {
+  const own = argv.includes("--") ? argv.slice(0, argv.indexOf("--")) : argv;
+  const terminal = streamTerminal(own.includes("--json"));
+  try {
+    return await dispatch(argv, terminal);
+  } catch (thrown) {
+    return fail(thrown, terminal);
+  }
+}
+
+async function dispatch(argv: readonly string[], terminal: Terminal): Promise<number> {
+  const [first] = argv;
+  if (first === undefined || first === "--help" || first === "-h" || first === "help") {
+    terminal.out(overview());
+    return first === undefined ? exits.usage : exits.done;
+  }
+  if (first === "--version" || first === "-v") {
+    terminal.out(`hauberk ${release}`);
+    return exits.done;
+  }
+  const command = find(argv);
+  if (command === undefined) throw unknownCommand(argv);
+  const rest = argv.slice(command.name.split(" ").length);
+  const split = rest.indexOf("--");
+  const own = split < 0 ? rest : rest.slice(0, split);
+  if (own.includes("--help") || own.includes("-h")) {
+    terminal.out(helpOf(command));
+    return exits.done;
+  }
+  const run = await command.load();
+  return run(readInput(command, rest, { environment: systemEnvironment(), terminal, cwd: process.cwd() }));
+}
+
+function find(argv: readonly string[]): Command | undefined {
+  return commands.find((command) => command.name.split(" ").every((word, index) => argv[index] === word));
+}
+
+function unknownCommand(argv: readonly string[]): HauberkError {
+  const family = commands.filter((command) => command.name.startsWith(`${argv[0]} `));
+  if (family.length > 0) {
+    return usageError(`"${argv[0]}" needs one of ${family.map((command) => command.name.split(" ")[1]).join(", ")}`, `See hauberk ${family[0]?.name} --help`);
+  }
+  return usageError(`there is no command "${argv[0]}"`, "See hauberk --help");
+}
+
+function overview(): string {
+  const width = Math.max(...commands.map((command) => command.name.length));
+  return [
+    `hauberk ${release}: an mTLS-first service mesh`,
+    "",
+    "Usage: hauberk COMMAND [OPTIONS]",
+    "",
+    "Commands:",
+    ...commands.map((command) => `  ${command.name.padEnd(width)}  ${command.summary}`),
+    "",
+    "Examples:",
+    "  hauberk init                                        a mesh home here, with its own CA",
+    "  hauberk control                                     the control plane",
+    "  hauberk token create --service orders > orders.tok  an enrollment token, good once for 10 minutes",
+    "  hauberk run --service orders --app http:8080 --token-file orders.tok -- node app.js",
+    "  hauberk run --service web --token-file web.tok -- curl http://orders/orders/1",
+    "",
+    "Every command has --help with examples. Exit codes: 0 done, 1 a negative answer, 2 usage, 69 unavailable, 70 a bug.",
+  ].join("\n");
+}
+
+const unavailable: ReadonlySet<string> = new Set([
+  "UNAVAILABLE", "CONTROL_UNREACHABLE", "STORE_FAILED", "CONNECT_FAILED", "PORT_TAKEN", "STATE_LOCKED", "RATE_LIMITED", "ROOT_NOT_PINNED", "CONTROL_NOT_PROVEN",
+]);
+const usage: ReadonlySet<string> = new Set(["USAGE", "CONFIG_INVALID", "TOKEN_NEEDED", "PASSPHRASE_MISSING", "HOME_MISSING", "HOME_EXISTS"]);
+
+function fail(thrown: unknown, terminal: Terminal): number {
+  if (thrown instanceof HauberkError && thrown.code in failures && thrown.code !== "BUG") {
+    showRefusal(terminal, thrown);
+    if (usage.has(thrown.code)) return exits.usage;
+    return unavailable.has(thrown.code) ? exits.unavailable : exits.negative;
+  }
+  showRefusal(terminal, { code: "BUG", message: `Cannot go on: ${messageOf(thrown)}`, hint: "This is a bug of Hauberk; report it with what follows" });
+  if (thrown instanceof Error && thrown.stack !== undefined) terminal.err(thrown.stack);
+  return exits.bug;
+}

@@ -1,0 +1,56 @@
+import { chmodSync, rmSync } from "node:fs";
+import { createServer, type Server } from "node:http";
+import { HauberkError } from "../base/errors.ts";
+
+/** What the admin socket answers: each path gives its type and its body. */
+export type AdminRoutes = Readonly<Record<string, () => { status?: number; type: string; body: string }>>;
+
+/**
+ * The sidecar's admin listener: a Unix socket that only its own user may open (0600), never on the data path's port.
+ * GET only; unknown paths are 404.
+ */
+export async function listenAdmin(path: string, routes: AdminRoutes): Promise<{ close(): Promise<void> }> {
+  const server = createServer({ requestTimeout: 10_000, headersTimeout: 10_000, maxHeaderSize: 8192 }, (request, response) => {
+    const route = request.url !== undefined && Object.hasOwn(routes, request.url) ? routes[request.url] : undefined;
+    if (route === undefined || request.method !== "GET") {
+      response.writeHead(route === undefined ? 404 : 405, { "content-type": "application/json" });
+      response.end(`${JSON.stringify({ paths: Object.keys(routes) })}\n`);
+      return;
+    }
+    const { status = 200, type, body } = route();
+    response.writeHead(status, { "content-type": type });
+    response.end(body);
+  });
+  server.maxConnections = 32;
+  // The state folder's lock is held, so a socket that is still there belongs to nobody.
+  rmSync(path, { force: true });
+  await listen(server, path);
+  chmodSync(path, 0o600);
+  return {
+    close: () =>
+      new Promise((resolve) => {
+        server.close(() => resolve());
+        server.closeAllConnections();
+      }),
+  };
+}
+
+function listen(server: Server, path: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once("error", (thrown: NodeJS.ErrnoException) => {
+      reject(
+        new HauberkError(
+          "CONFIG_INVALID",
+          `Cannot open the admin socket ${path}: ${thrown.code === "EINVAL" ? "the path is longer than a Unix socket's may be" : thrown.message}`,
+          "Name a shorter path in a folder of your own with --admin-socket",
+          thrown,
+        ),
+      );
+    });
+    server.listen(path, () => {
+      server.removeAllListeners("error");
+      server.on("error", () => undefined); // A failed accept ends one connection, never the process.
+      resolve();
+    });
+  });
+}

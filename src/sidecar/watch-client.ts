@@ -1,0 +1,283 @@
+import type { Clock } from "../base/clock.ts";
+import { HauberkError, isRefusal, messageOf } from "../base/errors.ts";
+import type { OptionValues } from "../base/options.ts";
+import { Published } from "../base/published.ts";
+import type { Random } from "../base/random.ts";
+import type { Down, Registration, ServiceView, Up } from "../contract/watch.ts";
+import type { Logger } from "../telemetry/log.ts";
+import type { TlsIdentity } from "../x509/tls-identity.ts";
+import type { sidecarOptions } from "./options.ts";
+import { apply, servicesOf, type WatchState } from "./watch-state.ts";
+
+/** An open watch: one full-duplex stream of messages. */
+export interface WatchStream {
+  readonly localAddress: string;
+  send(message: Up): void;
+  close(because: string): void;
+}
+
+export interface WatchEvents {
+  down(message: Down): void;
+  closed(because: string): void;
+}
+
+export interface WatchContext {
+  /** Opens a stream with this identity; throws where no control plane can be reached. */
+  readonly open: (identity: TlsIdentity, events: WatchEvents) => Promise<WatchStream>;
+  readonly identity: Published<TlsIdentity | undefined>;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Logger;
+  readonly options: OptionValues<typeof sidecarOptions>;
+  readonly release: string;
+  /** From the last good snapshot, or nothing yet. */
+  readonly initial: WatchState;
+  /** Makes a state count; throws where it cannot be used, and then the state before it stays. */
+  readonly accept: (state: WatchState) => void;
+}
+
+interface Question {
+  readonly answer: (view: ServiceView | null) => void;
+  readonly fail: (because: HauberkError) => void;
+  readonly cancel: () => void;
+}
+
+/**
+ * Keeps one watch to the control plane, for ever: full state first, then deltas; a lost stream is opened again with
+ * growing, spread waits; a renewed identity opens its stream before the old one is closed.
+ */
+export class WatchClient {
+  readonly connected = new Published(false);
+  readonly #context: WatchContext;
+  readonly #questions = new Map<string, Question[]>();
+  readonly #subscriptions: Set<string>;
+  readonly #forget = new Map<string, () => void>();
+  #state: WatchState;
+  #stream: WatchStream | undefined;
+  #attempt = 0;
+  #generation = 0;
+  #registration: Registration | null = null;
+  #cancels: (() => void)[] = [];
+  #retry: (() => void) | undefined;
+  #silence: (() => void) | undefined;
+  #stopped = true;
+
+  constructor(context: WatchContext) {
+    this.#context = context;
+    this.#state = context.initial;
+    this.#subscriptions = new Set(servicesOf(context.initial).map(([key]) => key.slice("service/".length)));
+  }
+
+  start(): void {
+    this.#stopped = false;
+    this.#cancels.push(this.#context.identity.subscribe(() => this.#connect()));
+    this.#connect();
+  }
+
+  /** Tells the control plane that this endpoint leaves, then closes. */
+  stop(): void {
+    this.#stopped = true;
+    for (const cancel of this.#cancels.splice(0)) cancel();
+    this.#retry?.();
+    this.#silence?.();
+    for (const cancel of this.#forget.values()) cancel();
+    this.#stream?.send({ type: "register", registration: null });
+    this.#stream?.close("the sidecar stops");
+    this.#stream = undefined;
+    for (const [service] of this.#questions) this.#failQuestions(service, "the sidecar stops");
+  }
+
+  get localAddress(): string | undefined {
+    return this.#stream?.localAddress;
+  }
+
+  /** What this sidecar offers; sent now and with each new stream. */
+  register(registration: Registration | null): void {
+    this.#registration = registration;
+    this.#stream?.send({ type: "register", registration });
+  }
+
+  /**
+   * What may be known of `service` ("orders.default"): null where it is unknown, the same whether it does not exist or may not be seen.
+   * @throws HauberkError CONTROL_UNREACHABLE where nobody answers in time, LIMIT_REQUESTS above `subscriptionsMax`.
+   */
+  ask(service: string): Promise<ServiceView | null> {
+    const known = this.#state.entries.get(`service/${service}`);
+    if (known !== undefined) return Promise.resolve(known as ServiceView | null);
+    if (!this.#subscriptions.has(service)) {
+      if (this.#subscriptions.size >= this.#context.options.subscriptionsMax) {
+        return Promise.reject(
+          new HauberkError("LIMIT_REQUESTS", `Cannot ask for "${service}": ${this.#subscriptions.size} services are subscribed already`, "Raise subscriptionsMax, or call fewer names"),
+        );
+      }
+      this.#subscriptions.add(service);
+      this.#stream?.send({ type: "subscribe", service });
+    }
+    return new Promise((answer, fail) => {
+      const cancel = this.#context.clock.after(this.#context.options.askMs, () => this.#failQuestions(service, `nobody answered within ${this.#context.options.askMs} ms`));
+      const waiting = this.#questions.get(service) ?? [];
+      waiting.push({ answer, fail, cancel });
+      this.#questions.set(service, waiting);
+    });
+  }
+
+  #connect(): void {
+    const identity = this.#context.identity.read();
+    if (identity === undefined || this.#stopped) return;
+    this.#retry?.();
+    this.#retry = undefined;
+    const generation = ++this.#generation;
+    let stream: WatchStream | undefined;
+    let over: string | undefined;
+    const events: WatchEvents = {
+      down: (message) => {
+        if (stream !== undefined && stream === this.#stream) this.#down(message);
+      },
+      closed: (because) => {
+        over = because;
+        if (stream !== undefined && stream === this.#stream) this.#lost(because);
+      },
+    };
+    this.#context
+      .open(identity, events)
+      .then((opened) => {
+        stream = opened;
+        if (generation !== this.#generation || this.#stopped) {
+          opened.close("a newer stream was opened");
+        } else if (over !== undefined) {
+          this.#retryLater(over);
+        } else {
+          this.#opened(opened);
+        }
+      })
+      .catch((thrown: unknown) => {
+        if (generation === this.#generation) this.#retryLater(messageOf(thrown));
+      });
+  }
+
+  #opened(stream: WatchStream): void {
+    const before = this.#stream;
+    this.#stream = stream;
+    stream.send({
+      type: "hello",
+      protocol: 1,
+      release: this.#context.release,
+      version: this.#state.version ?? null,
+      registration: this.#registration,
+      subscriptions: [...this.#subscriptions],
+    });
+    before?.close("a newer stream was opened");
+    this.#listen();
+  }
+
+  #lost(because: string): void {
+    if (this.#stopped) return;
+    const was = this.#stream;
+    this.#stream = undefined;
+    this.#generation++;
+    was?.close(because);
+    this.#silence?.();
+    if (this.connected.read()) this.connected.publish(false);
+    this.#retryLater(because);
+  }
+
+  /** A stream that still stands stays: only the attempt is repeated. */
+  #retryLater(because: string): void {
+    if (this.#stopped) return;
+    const { reconnectMinMs, reconnectMaxMs } = this.#context.options;
+    const limitMs = Math.min(reconnectMaxMs, reconnectMinMs * 2 ** Math.min(this.#attempt++, 20));
+    const waitMs = limitMs / 2 + (limitMs / 2) * this.#context.random.draw();
+    this.#context.log.warn(
+      { because, waitMs: Math.round(waitMs), attempt: this.#attempt },
+      this.#stream === undefined ? "the control plane is out of reach; traffic goes on with the last good snapshot" : "a newer stream to the control plane could not be opened; the old one stays",
+    );
+    this.#retry?.();
+    this.#retry = this.#context.clock.after(waitMs, () => this.#connect());
+  }
+
+  #listen(): void {
+    this.#silence?.();
+    this.#silence = this.#context.clock.after(this.#context.options.silenceMs, () => this.#lost("nothing was heard of it"));
+  }
+
+  #down(message: Down): void {
+    this.#listen();
+    switch (message.type) {
+      case "ping":
+        this.#stream?.send({ type: "pong", number: message.number });
+        return;
+      case "goodbye":
+        this.#context.log.info({ because: message.because }, "the control plane asks for a new stream");
+        this.#connect();
+        return;
+      case "refused":
+        this.#lost(`${message.code}: ${message.message}`);
+        return;
+      case "full":
+      case "delta":
+        this.#learn(message);
+    }
+  }
+
+  #learn(message: Extract<Down, { type: "full" | "delta" }>): void {
+    const next = apply(this.#state, message);
+    if (isRefusal(next)) {
+      this.#lost(next.message);
+      return;
+    }
+    // Deltas build on what was said, rejected or not; what counts is what was accepted.
+    this.#state = next;
+    try {
+      this.#context.accept(next);
+    } catch (thrown) {
+      // The last good state stays in force; the control plane shows who rejected what.
+      this.#stream?.send({ type: "reject", version: message.version, because: messageOf(thrown).slice(0, 500) });
+      this.#context.log.error({ because: messageOf(thrown), version: message.version }, "a new state was rejected; the last good one stays");
+      return;
+    }
+    this.#attempt = 0;
+    this.#stream?.send({ type: "ack", version: message.version });
+    if (!this.connected.read()) this.connected.publish(true);
+    for (const [key, value] of servicesOf(next)) this.#answer(key.slice("service/".length), value as ServiceView | null);
+  }
+
+  #answer(service: string, view: ServiceView | null): void {
+    const waiting = this.#questions.get(service) ?? [];
+    this.#questions.delete(service);
+    for (const question of waiting) {
+      question.cancel();
+      question.answer(view);
+    }
+    if (view !== null) {
+      this.#forget.get(service)?.();
+      this.#forget.delete(service);
+    } else if (!this.#forget.has(service)) {
+      this.#forget.set(service, this.#context.clock.after(this.#context.options.unknownMs, () => this.#unsubscribe(service)));
+    }
+  }
+
+  #unsubscribe(service: string): void {
+    this.#forget.delete(service);
+    this.#subscriptions.delete(service);
+    const entries = new Map(this.#state.entries);
+    entries.delete(`service/${service}`);
+    this.#state = { ...this.#state, entries };
+    this.#stream?.send({ type: "unsubscribe", service });
+  }
+
+  #failQuestions(service: string, because: string): void {
+    const waiting = this.#questions.get(service) ?? [];
+    this.#questions.delete(service);
+    // A name that nobody answered for is not kept: it may be an invention.
+    if (!this.#state.entries.has(`service/${service}`)) {
+      this.#subscriptions.delete(service);
+      this.#stream?.send({ type: "unsubscribe", service });
+    }
+    for (const question of waiting) {
+      question.cancel();
+      question.fail(
+        new HauberkError("CONTROL_UNREACHABLE", `Cannot find out about "${service}": the control plane cannot be asked now (${because})`, "Start the control plane, or wait for it; known services go on working"),
+      );
+    }
+  }
+}

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Installs the programs that tests and benchmarks measure against, from the system's packages. Needs root only where something is missing.
+set -eu
+missing=()
+need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
+need openssl openssl
+need curl curl
+need keytool default-jre-headless
+need haproxy haproxy
+need nginx nginx-light
+need wrk wrk
+need h2load nghttp2-client
+if [ ${#missing[@]} -eq 0 ]; then
+  echo "every peer is installed"
+  exit 0
+fi
+command -v apt-get >/dev/null 2>&1 || {
+  echo "Cannot install ${missing[*]}: there is no apt-get here; install them by hand" >&2
+  exit 1
+}
+as_root=()
+[ "$(id -u)" -eq 0 ] || as_root=(sudo)
+export DEBIAN_FRONTEND=noninteractive
+"${as_root[@]}" apt-get update -qq
+"${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"

@@ -1,0 +1,266 @@
+import { spawn, type ChildProcess } from "node:child_process";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { request } from "node:http";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+
+/**
+ * A real mesh of real processes, for scenarios, the demo and benchmarks: every step goes through the command line,
+ * as a person would take it.
+ */
+export interface MeshOptions {
+  /** The program: built (demo, bench) or from source (tests). */
+  readonly entry?: string;
+  /** Where everything lives; made and removed by default. */
+  readonly folder?: string;
+  readonly trustDomain?: string;
+  /** More lines of hauberk.yaml. */
+  readonly config?: string;
+  readonly environment?: Readonly<Record<string, string>>;
+}
+
+export interface Finished {
+  readonly code: number;
+  readonly out: string;
+  readonly err: string;
+}
+
+export interface Started {
+  readonly child: ChildProcess;
+  readonly pid: number;
+  /** The JSON line that said that it is ready. */
+  readonly ready: Readonly<Record<string, unknown>>;
+  /** All that it wrote so far. */
+  output(): string;
+  readonly exited: Promise<number>;
+  kill(signal: NodeJS.Signals): Promise<number>;
+}
+
+export const sourceEntry = fileURLToPath(new URL("../../src/cli/hauberk.ts", import.meta.url));
+export const builtEntry = fileURLToPath(new URL("../../dist/package/lib/cli/hauberk.js", import.meta.url));
+
+export class Mesh {
+  readonly folder: string;
+  readonly home: string;
+  readonly entry: string;
+  readonly environment: Record<string, string>;
+  readonly #started = new Set<Started>();
+  readonly #temporary: boolean;
+  #ports: { mesh: number; enrollment: number } = { mesh: 0, enrollment: 0 };
+
+  private constructor(options: MeshOptions) {
+    this.#temporary = options.folder === undefined;
+    this.folder = options.folder ?? mkdtempSync(join(tmpdir(), "hauberk-"));
+    this.home = join(this.folder, "mesh");
+    this.entry = options.entry ?? sourceEntry;
+    const { PATH = "", HOME = "", NODE_COMPILE_CACHE } = process.env;
+    this.environment = {
+      PATH,
+      HOME,
+      XDG_STATE_HOME: join(this.folder, "state"),
+      ...(NODE_COMPILE_CACHE === undefined ? {} : { NODE_COMPILE_CACHE }),
+      ...options.environment,
+    };
+  }
+
+  /** `hauberk init` in a fresh folder, with `config` added to its hauberk.yaml. */
+  static async create(options: MeshOptions = {}): Promise<Mesh> {
+    const mesh = new Mesh(options);
+    mkdirSync(mesh.folder, { recursive: true });
+    const made = await mesh.run(["init", mesh.home, "--trust-domain", options.trustDomain ?? "mesh.local"], { cwd: mesh.folder });
+    if (made.code !== 0) throw new Error(`init failed: ${made.err}`);
+    if (options.config !== undefined) {
+      const file = join(mesh.home, "hauberk.yaml");
+      writeFileSync(file, `${readFileSync(file, "utf8")}\n${options.config}\n`);
+    }
+    return mesh;
+  }
+
+  /** One command to its end. */
+  run(args: readonly string[], around: { cwd?: string; input?: string; environment?: Readonly<Record<string, string>> } = {}): Promise<Finished> {
+    return new Promise((resolve, reject) => {
+      const child = spawn(process.execPath, [this.entry, ...args], {
+        cwd: around.cwd ?? this.home,
+        env: { ...this.environment, ...around.environment },
+        stdio: ["pipe", "pipe", "pipe"],
+      });
+      let out = "";
+      let err = "";
+      child.stdout.on("data", (chunk: Buffer) => (out += chunk.toString("utf8")));
+      child.stderr.on("data", (chunk: Buffer) => (err += chunk.toString("utf8")));
+      child.stdin.on("error", () => undefined);
+      child.stdin.end(around.input ?? "");
+      child.once("error", reject);
+      child.once("close", (code, signal) => resolve({ code: code ?? (signal === null ? -1 : 128), out, err }));
+    });
+  }
+
+  /** A command that must succeed; what it printed as JSON. */
+  async json<T>(args: readonly string[]): Promise<T> {
+    const done = await this.run([...args, "--json"]);
+    if (done.code !== 0) throw new Error(`hauberk ${args.join(" ")} ended with ${done.code}: ${done.err}`);
+    return JSON.parse(done.out) as T;
+  }
+
+  /** Starts a command that says in one JSON line when it is ready, and goes on. */
+  start(args: readonly string[], around: { environment?: Readonly<Record<string, string>> } = {}): Promise<Started> {
+    const child = spawn(process.execPath, [this.entry, ...args, "--json"], {
+      cwd: this.home,
+      env: { ...this.environment, ...around.environment },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    let text = "";
+    const exited = new Promise<number>((resolve) => child.once("exit", (code, signal) => resolve(code ?? (signal === null ? -1 : 128))));
+    child.stderr.on("data", (chunk: Buffer) => (text += chunk.toString("utf8")));
+    return new Promise((resolve, reject) => {
+      const lines = createInterface({ input: child.stdout });
+      void exited.then((code) => reject(new Error(`hauberk ${args.join(" ")} ended with ${code} before it was ready: ${text}`)));
+      lines.on("line", (line) => {
+        text += `${line}\n`;
+        const ready = parseReady(line);
+        if (ready === undefined) return;
+        const started: Started = {
+          child,
+          pid: child.pid as number,
+          ready,
+          output: () => text,
+          exited,
+          kill: (signal) => {
+            child.kill(signal);
+            return exited;
+          },
+        };
+        this.#started.add(started);
+        void exited.then(() => this.#started.delete(started));
+        resolve(started);
+      });
+    });
+  }
+
+  /** The control plane; the ports of its first start are kept for later ones. */
+  async control(environment: Readonly<Record<string, string>> = {}): Promise<Started> {
+    const started = await this.start(
+      ["control", "--mesh", `127.0.0.1:${this.#ports.mesh}`, "--enrollment", `127.0.0.1:${this.#ports.enrollment}`],
+      { environment },
+    );
+    this.#ports = { mesh: Number(started.ready["mesh"]), enrollment: Number(started.ready["enrollment"]) };
+    return started;
+  }
+
+  get ports(): { mesh: number; enrollment: number } {
+    return this.#ports;
+  }
+
+  /** Which control plane the administrator's commands talk to. */
+  get controlFlag(): readonly string[] {
+    return ["--control", `https://127.0.0.1:${this.#ports.mesh}`];
+  }
+
+  /** A fresh token in a 0600 file; gives its path. */
+  async token(service: string, more: readonly string[] = []): Promise<string> {
+    const path = join(this.folder, `${service}-${Math.random().toString(36).slice(2)}.token`);
+    const made = await this.run(["token", "create", "--service", service, "--out", path, ...more, ...this.controlFlag]);
+    if (made.code !== 0) throw new Error(`token create failed: ${made.err}`);
+    return path;
+  }
+
+  async applyPolicies(folder: string): Promise<Finished> {
+    return this.run(["policy", "apply", folder, ...this.controlFlag]);
+  }
+
+  /** A sidecar alone, enrolled with a token of its own. */
+  async sidecar(service: string, flags: readonly string[] = [], environment: Readonly<Record<string, string>> = {}): Promise<Started> {
+    const tokenFile = await this.token(service);
+    return this.start(["proxy", "--service", service, "--token-file", tokenFile, "--open-outbound", "--inbound-host", "127.0.0.1", ...flags], { environment });
+  }
+
+  /** Ends every process that is left, and removes the folder unless it was named. */
+  async end(): Promise<void> {
+    for (const started of [...this.#started].reverse()) {
+      started.child.kill("SIGKILL");
+      await started.exited;
+    }
+    if (this.#temporary) rmSync(this.folder, { recursive: true, force: true });
+  }
+}
+
+function parseReady(line: string): Record<string, unknown> | undefined {
+  try {
+    const value: unknown = JSON.parse(line);
+    return typeof value === "object" && value !== null && (value as { ready?: unknown }).ready === true ? (value as Record<string, unknown>) : undefined;
+  } catch {
+    return undefined; // A log line, not the one that is waited for.
+  }
+}
+
+export interface Answer {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string | string[] | undefined>>;
+  readonly body: string;
+}
+
+/** One request over plain HTTP/1.1, to a port or a Unix socket. */
+export function ask(target: {
+  port?: number;
+  socketPath?: string;
+  host?: string;
+  method?: string;
+  path: string;
+  headers?: Readonly<Record<string, string>>;
+  body?: string;
+}): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    const outgoing = request(
+      {
+        ...(target.socketPath === undefined ? { host: "127.0.0.1", port: target.port } : { socketPath: target.socketPath }),
+        method: target.method ?? "GET",
+        path: target.path,
+        agent: false,
+        headers: { ...(target.host === undefined ? {} : { host: target.host }), ...target.headers },
+      },
+      (incoming) => {
+        const chunks: Buffer[] = [];
+        incoming.on("data", (chunk: Buffer) => chunks.push(chunk));
+        incoming.once("error", reject);
+        incoming.once("end", () => resolve({ status: incoming.statusCode ?? 0, headers: incoming.headers, body: Buffer.concat(chunks).toString("utf8") }));
+      },
+    );
+    outgoing.once("error", reject);
+    outgoing.end(target.body);
+  });
+}
+
+/** A sidecar's metrics by `name{labels}`. */
+export async function metricsOf(sidecar: Started): Promise<Map<string, number>> {
+  const { body } = await ask({ socketPath: String(sidecar.ready["admin"]), path: "/metrics" });
+  const values = new Map<string, number>();
+  for (const line of body.split("\n")) {
+    if (line === "" || line.startsWith("#")) continue;
+    const space = line.lastIndexOf(" ");
+    values.set(line.slice(0, space), Number(line.slice(space + 1)));
+  }
+  return values;
+}
+
+/** The sum over every label set of a metric whose labels contain each of `labels`. */
+export function sumOf(metrics: ReadonlyMap<string, number>, name: string, labels: readonly string[] = []): number {
+  let sum = 0;
+  for (const [key, value] of metrics) {
+    const brace = key.indexOf("{");
+    if ((brace < 0 ? key : key.slice(0, brace)) === name && labels.every((label) => key.includes(label))) sum += value;
+  }
+  return sum;
+}
+
+/** Asks again until `look` gives something, or the time is over: waiting for an event that no stream announces. */
+export async function eventually<T>(what: string, withinMs: number, look: () => Promise<T | undefined> | T | undefined): Promise<T> {
+  const untilMs = performance.now() + withinMs;
+  for (;;) {
+    const seen = await look();
+    if (seen !== undefined) return seen;
+    if (performance.now() > untilMs) throw new Error(`not seen within ${withinMs} ms: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
