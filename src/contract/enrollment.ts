@@ -13,6 +13,15 @@ export interface RenewRequest {
   readonly csr: string;
 }
 
+/** `POST /v1/recover/challenge` on the enrollment listener. */
+export interface ChallengeRequest {
+  readonly instance: string;
+}
+
+export interface ChallengeAnswer {
+  readonly challenge: string;
+}
+
 /** `POST /v1/recover/challenge` answers `{ challenge }`; `POST /v1/recover` follows, both on the enrollment listener. */
 export interface RecoverRequest {
   readonly instance: string;

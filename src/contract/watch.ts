@@ -1,4 +1,4 @@
-import type { AuthorizationPolicy, JwtProvider } from "../policy/resource.ts";
+import type { AuthorizationPolicy, JwtProvider } from "../base/resource.ts";
 
 /**
  * The watch: one full-duplex `POST /v1/watch` over mTLS per sidecar, JSON lines both ways (RFC 8259, one value a line).
