@@ -4,7 +4,7 @@ import type { OptionValues } from "../base/options.ts";
 import { Published } from "../base/published.ts";
 import type { Random } from "../base/random.ts";
 import type { Down, Registration, ServiceView, Up } from "../contract/watch.ts";
-import type { Logger } from "../telemetry/log.ts";
+import type { Logger } from "../telemetry/logger.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import type { sidecarOptions } from "./options.ts";
 import { apply, servicesOf, type WatchState } from "./watch-state.ts";
@@ -188,8 +188,10 @@ export class WatchClient {
     const limitMs = Math.min(reconnectMaxMs, reconnectMinMs * 2 ** Math.min(this.#attempt++, 20));
     const waitMs = limitMs / 2 + (limitMs / 2) * this.#context.random.draw();
     this.#context.log.warn(
+      this.#stream === undefined
+        ? "the control plane is out of reach; traffic goes on with the last good snapshot"
+        : "a newer stream to the control plane could not be opened; the old one stays",
       { because, waitMs: Math.round(waitMs), attempt: this.#attempt },
-      this.#stream === undefined ? "the control plane is out of reach; traffic goes on with the last good snapshot" : "a newer stream to the control plane could not be opened; the old one stays",
     );
     this.#retry?.();
     this.#retry = this.#context.clock.after(waitMs, () => this.#connect());
@@ -207,7 +209,7 @@ export class WatchClient {
         this.#stream?.send({ type: "pong", number: message.number });
         return;
       case "goodbye":
-        this.#context.log.info({ because: message.because }, "the control plane asks for a new stream");
+        this.#context.log.info("the control plane asks for a new stream", { because: message.because });
         this.#connect();
         return;
       case "refused":
@@ -232,7 +234,7 @@ export class WatchClient {
     } catch (thrown) {
       // The last good state stays in force; the control plane shows who rejected what.
       this.#stream?.send({ type: "reject", version: message.version, because: messageOf(thrown).slice(0, 500) });
-      this.#context.log.error({ because: messageOf(thrown), version: message.version }, "a new state was rejected; the last good one stays");
+      this.#context.log.error("a new state was rejected; the last good one stays", { because: messageOf(thrown), version: message.version });
       return;
     }
     this.#attempt = 0;

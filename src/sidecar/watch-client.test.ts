@@ -1,0 +1,187 @@
+import { expect, test } from "vitest";
+import { ManualClock } from "../../test/support/manual-clock.ts";
+import { SeededRandom } from "../../test/support/seeded-random.ts";
+import { defaultsOf } from "../base/options.ts";
+import { Published } from "../base/published.ts";
+import type { Down, ServiceView, StateEntry, Up } from "../contract/watch.ts";
+import { silent } from "../telemetry/logger.ts";
+import type { TlsIdentity } from "../x509/tls-identity.ts";
+import { sidecarOptions } from "./options.ts";
+import { WatchClient, type WatchEvents } from "./watch-client.ts";
+import { nothingYet, type WatchState } from "./watch-state.ts";
+
+const options = defaultsOf(sidecarOptions);
+const identity = { generation: 1 } as TlsIdentity;
+const view: ServiceView = { id: "spiffe://t/ns/default/sa/orders", policies: [], endpoints: [] };
+
+interface Opened {
+  readonly sent: Up[];
+  readonly events: WatchEvents;
+  closed: string | undefined;
+}
+
+function setUp(use: { reachable?: boolean; accept?: (state: WatchState) => void } = {}) {
+  const clock = new ManualClock();
+  const streams: Opened[] = [];
+  const network = { reachable: use.reachable ?? true, attempts: 0 };
+  const published = new Published<TlsIdentity | undefined>(identity);
+  const client = new WatchClient({
+    open: (_identity, events) => {
+      network.attempts++;
+      if (!network.reachable) return Promise.reject(new Error("refused"));
+      const opened: Opened = { sent: [], events, closed: undefined };
+      streams.push(opened);
+      return Promise.resolve({
+        localAddress: "127.0.0.1",
+        send: (message) => void opened.sent.push(message),
+        close: (because) => {
+          opened.closed = because;
+        },
+      });
+    },
+    identity: published,
+    clock,
+    random: new SeededRandom(1),
+    log: silent,
+    options,
+    release: "0.0.0",
+    initial: nothingYet,
+    accept: use.accept ?? (() => undefined),
+  });
+  return { clock, streams, network, published, client };
+}
+
+/** Lets promises settle: nothing here waits for anything else. */
+async function settled(): Promise<void> {
+  for (let turn = 0; turn < 5; turn++) await Promise.resolve();
+}
+
+const full = (counter: number, entries: StateEntry[] = []): Down => ({ type: "full", version: { epoch: "e", counter }, entries });
+
+test("a stream starts with hello, and a full state is acknowledged", async () => {
+  const { streams, client } = setUp();
+  client.start();
+  await settled();
+  expect(streams[0]?.sent[0]).toMatchObject({ type: "hello", version: null, registration: null });
+  streams[0]?.events.down(full(1));
+  expect(streams[0]?.sent[1]).toEqual({ type: "ack", version: { epoch: "e", counter: 1 } });
+  expect(client.connected.read()).toBe(true);
+});
+
+test("one question is asked for a service, however many wait for its answer", async () => {
+  const { streams, client } = setUp();
+  client.start();
+  await settled();
+  streams[0]?.events.down(full(1));
+  const answers = Promise.all([client.ask("orders.default"), client.ask("orders.default")]);
+  expect(streams[0]?.sent.filter((message) => message.type === "subscribe")).toHaveLength(1);
+  streams[0]?.events.down({ type: "delta", version: { epoch: "e", counter: 2 }, set: [["service/orders.default", view]], gone: [] });
+  expect(await answers).toEqual([view, view]);
+});
+
+test("a question that nobody answers in time fails with CONTROL_UNREACHABLE and leaves no subscription behind", async () => {
+  const { streams, clock, client } = setUp();
+  client.start();
+  await settled();
+  streams[0]?.events.down(full(1));
+  const question = client.ask("orders.default");
+  clock.advance(options.askMs);
+  await expect(question).rejects.toMatchObject({ code: "CONTROL_UNREACHABLE" });
+  expect(streams[0]?.sent.at(-1)).toEqual({ type: "unsubscribe", service: "orders.default" });
+});
+
+test("invented names are forgotten, and refused above the limit", async () => {
+  const { streams, clock, client } = setUp();
+  client.start();
+  await settled();
+  streams[0]?.events.down(full(1));
+  const asked: Promise<unknown>[] = [];
+  for (let index = 0; index < options.subscriptionsMax; index++) asked.push(client.ask(`n${index}.default`));
+  await expect(client.ask("one-more.default")).rejects.toMatchObject({ code: "LIMIT_REQUESTS" });
+  const set = Array.from({ length: options.subscriptionsMax }, (_, index): StateEntry => [`service/n${index}.default`, null]);
+  streams[0]?.events.down({ type: "delta", version: { epoch: "e", counter: 2 }, set, gone: [] });
+  await Promise.all(asked);
+  clock.advance(options.unknownMs);
+  expect(streams[0]?.sent.filter((message) => message.type === "unsubscribe")).toHaveLength(options.subscriptionsMax);
+});
+
+test("a delta of another epoch is not applied: the stream is opened anew", async () => {
+  const { streams, clock, client } = setUp();
+  client.start();
+  await settled();
+  streams[0]?.events.down(full(5));
+  streams[0]?.events.down({ type: "delta", version: { epoch: "other", counter: 6 }, set: [], gone: [] });
+  expect(streams[0]?.closed).toContain("Cannot apply the delta");
+  clock.advance(options.reconnectMaxMs);
+  await settled();
+  expect(streams).toHaveLength(2);
+});
+
+test("a state that cannot be used is rejected with its reason, and the next one still counts", async () => {
+  let good = false;
+  const accepted: (number | undefined)[] = [];
+  const { streams, client } = setUp({
+    accept: (state) => {
+      if (!good) throw new Error("no root in it");
+      accepted.push(state.version?.counter);
+    },
+  });
+  client.start();
+  await settled();
+  streams[0]?.events.down(full(1, [["own", { policies: [] }]]));
+  expect(streams[0]?.sent.at(-1)).toEqual({ type: "reject", version: { epoch: "e", counter: 1 }, because: "no root in it" });
+  good = true;
+  streams[0]?.events.down({ type: "delta", version: { epoch: "e", counter: 2 }, set: [], gone: [] });
+  expect(accepted).toEqual([2]);
+});
+
+test("a renewed identity opens its stream before the old one is closed", async () => {
+  const { streams, published, client } = setUp();
+  client.start();
+  await settled();
+  streams[0]?.events.down(full(1));
+  published.publish({ generation: 2 } as TlsIdentity);
+  expect(streams[0]?.closed).toBeUndefined();
+  await settled();
+  expect(streams[1]?.sent[0]).toMatchObject({ type: "hello", version: { counter: 1 } });
+  expect(streams[0]?.closed).toBe("a newer stream was opened");
+});
+
+test("an old stream stays when the newer one cannot be opened", async () => {
+  const { streams, network, published, client } = setUp();
+  client.start();
+  await settled();
+  streams[0]?.events.down(full(1));
+  network.reachable = false;
+  published.publish({ generation: 2 } as TlsIdentity);
+  await settled();
+  expect(streams[0]?.closed).toBeUndefined();
+  expect(client.connected.read()).toBe(true);
+});
+
+test("attempts never stop and never come faster than the longest wait says, once the first ones have failed", async () => {
+  const { clock, network, client } = setUp({ reachable: false });
+  client.start();
+  for (let minute = 0; minute < 600; minute++) {
+    clock.advance(1_000);
+    await settled();
+  }
+  const before = network.attempts;
+  for (let second = 0; second < 100; second++) {
+    clock.advance(1_000);
+    await settled();
+  }
+  const attempts = network.attempts - before;
+  expect(attempts).toBeGreaterThanOrEqual(100_000 / (options.reconnectMaxMs + 1_000));
+  expect(attempts).toBeLessThanOrEqual(100_000 / (options.reconnectMaxMs / 2) + 1);
+});
+
+test("a silent stream is given up", async () => {
+  const { streams, clock, client } = setUp();
+  client.start();
+  await settled();
+  streams[0]?.events.down(full(1));
+  clock.advance(options.silenceMs);
+  expect(streams[0]?.closed).toBe("nothing was heard of it");
+  expect(client.connected.read()).toBe(false);
+});

@@ -1,0 +1,10 @@
+import { serve } from "./json-server.ts";
+
+/** ledger: a REST API that only orders may call. It says who called, as its sidecar proved it. */
+serve([
+  [
+    "GET",
+    /^\/accounts\/(\w+)$/,
+    (request, [, account]) => ({ value: { account, balance: 42, caller: request.headers["x-forwarded-client-cert"] } }),
+  ],
+]);
