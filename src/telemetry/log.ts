@@ -1,3 +1,4 @@
+import { openSync } from "node:fs";
 import { pino } from "pino";
 import { scrub } from "./scrub.ts";
 import type { LogFields, Logger } from "./logger.ts";
@@ -8,15 +9,19 @@ export type LogLevel = "debug" | "info" | "warn" | "error" | "silent";
 export interface Log {
   readonly logger: Logger;
   /** Writes what is still held, synchronously: for the end of the process. */
-  flush(): void;
+  flush: () => void;
   /** A line of text as it is, for the access log. */
-  raw(text: string): void;
+  raw: (text: string) => void;
 }
 
 /** Opens the log. `to` is a file descriptor (2 by default) or a path; `fields` stand on every line. */
 export function openLog(use: { level: LogLevel; to?: number | string; fields?: LogFields }): Log {
   // Nothing is gathered before it is written (minLength 0): a log that says why a process ended must not be lost with it.
-  const destination = pino.destination({ dest: use.to ?? 2, sync: false, minLength: 0 });
+  const destination = pino.destination({
+    dest: typeof use.to === "string" ? openSync(use.to, "a", 0o600) : (use.to ?? 2),
+    sync: false,
+    minLength: 0,
+  });
   const root = pino(
     {
       level: use.level,
