@@ -52,7 +52,7 @@ export interface InstanceRow {
 }
 
 export type LeafHolder = "workload" | "administrator" | "control";
-/** `superseded`: another leaf of the same parent was seen first. `revoked`: withdrawn by a decision. */
+/** `superseded`: issued, never seen, and replaced by a recovery. `revoked`: withdrawn by a decision. */
 export type LeafStatus = "good" | "superseded" | "revoked";
 
 export interface LeafRow {
@@ -71,6 +71,8 @@ export interface LeafRow {
   readonly notAfterMs: number;
   /** When it was first presented on a connection, or null. */
   readonly seenAtMs: number | null;
+  /** The serial of its first child that was seen, or null: from then on nothing else may renew from it. */
+  readonly childSeen: string | null;
   readonly status: LeafStatus;
   /** The certificate, so that a repeated request gets the same one again. */
   readonly der: Uint8Array;
@@ -115,4 +117,13 @@ export interface Page<K = string> {
   readonly after?: K;
   /** 1 to 10,000; 1,000 by default. */
   readonly limit?: number;
+}
+
+/** A leaf with all that decides whether it may go on. */
+export interface Lineage {
+  readonly leaf: LeafRow;
+  /** Undefined for leaves that belong to no instance. */
+  readonly instance: InstanceRow | undefined;
+  /** The serial of the first seen child of this leaf's parent, or null. */
+  readonly siblingSeen: string | null;
 }

@@ -4,6 +4,7 @@ import type {
   AuditRow,
   InstanceRow,
   LeafRow,
+  Lineage,
   Page,
   PolicySetRow,
   RegistrationRow,
@@ -38,11 +39,8 @@ export interface StoreReads {
   instances(page?: Page): Promise<InstanceRow[]>;
   leaf(serial: string): Promise<LeafRow | undefined>;
   leafByKey(keyHash: string): Promise<LeafRow | undefined>;
-  /** A workload's leaf with its instance, in one question. */
-  leafAndInstance(serial: string): Promise<{ leaf: LeafRow; instance: InstanceRow } | undefined>;
+  lineage(serial: string): Promise<Lineage | undefined>;
   leaves(page?: Page & { readonly owner?: string }): Promise<LeafRow[]>;
-  /** Whether a leaf renewed from `serial` was seen on a connection. */
-  childSeen(serial: string): Promise<boolean>;
   /** Whether `owner` has a good leaf that was seen and ends after `atMs`. */
   ownerHasLiveLeaf(owner: string, atMs: number): Promise<boolean>;
   admin(name: string): Promise<AdminRow | undefined>;
@@ -67,18 +65,21 @@ export interface StoreTx extends StoreReads {
   /** False when it is unknown or locked already. Moves the version. */
   lockInstance(id: string, lock: { readonly atMs: number; readonly because: string }): Promise<boolean>;
   /** Also forgets which of its leaves were seen or superseded, so that the lineage can go on. Moves the version. */
-  unlockInstance(id: string): Promise<boolean>;
+  unlockInstance(id: string, atMs: number): Promise<boolean>;
   /** False when it is unknown or ended already. Moves the version. */
   endInstance(id: string, atMs: number): Promise<boolean>;
   /** One conditional update: true when fewer than `max` recoveries happened in the window, and now is one more. */
-  countRecovery(id: string, limit: { readonly atMs: number; readonly windowMs: number; readonly max: number }): Promise<boolean>;
+  countRecovery(
+    id: string,
+    limit: { readonly atMs: number; readonly windowMs: number; readonly max: number },
+  ): Promise<boolean>;
 
   /** Throws when serial or key exist. Also moves the instance's `leafEndsAtMs`. */
   insertLeaf(row: LeafRow): Promise<void>;
-  /** True the first time. The unseen leaves of the same parent are superseded. */
+  /** True the first time. Its parent remembers it as the first child that was seen, if it is. */
   markSeen(serial: string, atMs: number): Promise<boolean>;
-  /** The unseen good leaves of `owner` become superseded. */
-  supersedeUnseen(owner: string): Promise<void>;
+  /** The unseen good leaves of `owner` that end after `atMs` become superseded. */
+  supersedeUnseen(owner: string, atMs: number): Promise<void>;
   /** Every good leaf of the owner becomes revoked; returns how many. */
   revokeLeaves(owner: string): Promise<number>;
 
@@ -105,8 +106,8 @@ export interface StoreTx extends StoreReads {
   setBundleDigest(digest: string): Promise<number>;
   /** Moves the version by one; for changes that the store does not see. */
   bump(): Promise<Version>;
-  /** A new epoch, for a store that was restored from a backup. */
-  renewEpoch(): Promise<Version>;
+  /** A new epoch (random, 128 bits in hexadecimal), for a store that was restored from a backup. */
+  renewEpoch(epoch: string): Promise<Version>;
 
   /** Deletes at most `rowsMax` rows of each kind that are older than the given times; returns what it deleted. */
   prune(limits: PruneLimits): Promise<Pruned>;
