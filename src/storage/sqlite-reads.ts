@@ -109,32 +109,19 @@ export class SqliteReads implements StoreReads {
   }
 
   async lineage(serial: string): Promise<Lineage | undefined> {
-    const leaf = this.one(`SELECT ${leafColumns} FROM leaves WHERE serial = ?`, serial) as LeafRow | undefined;
+    const leaf = await this.leaf(serial);
     if (leaf === undefined) return undefined;
-    const instance =
-      leaf.holder === "workload"
-        ? this.one<InstanceRow>("SELECT * FROM instances WHERE id = ?", leaf.owner)
-        : undefined;
+    const instance = leaf.holder === "workload" ? await this.instance(leaf.owner) : undefined;
     // A leaf that was seen itself is the seen child, or was forgiven by an unlock: its parent is of no interest.
-    const parent =
-      leaf.parent === null || leaf.seenAtMs !== null
-        ? undefined
-        : (this.one("SELECT childSeen FROM leaves WHERE serial = ?", leaf.parent) as
-            | Pick<LeafRow, "childSeen">
-            | undefined);
-    return { leaf, instance, siblingSeen: parent?.childSeen ?? null };
+    const asked = leaf.parent !== null && leaf.seenAtMs === null;
+    const parent = asked ? this.one("SELECT childSeen FROM leaves WHERE serial = ?", leaf.parent) : undefined;
+    return { leaf, instance, siblingSeen: (parent as Pick<LeafRow, "childSeen"> | undefined)?.childSeen ?? null };
   }
 
   async leaves(page: Page & { readonly owner?: string } = {}): Promise<LeafRow[]> {
-    const after = page.after ?? "";
-    return page.owner === undefined
-      ? this.all(`SELECT ${leafColumns} FROM leaves WHERE serial > ? ORDER BY serial LIMIT ?`, after, limitOf(page))
-      : this.all(
-          `SELECT ${leafColumns} FROM leaves WHERE owner = ? AND serial > ? ORDER BY serial LIMIT ?`,
-          page.owner,
-          after,
-          limitOf(page),
-        );
+    const { owner = null, after = "" } = page;
+    const sql = `SELECT ${leafColumns} FROM leaves WHERE ${owner === null ? "?1 IS NULL" : "owner = ?1"} AND serial > ?2 ORDER BY serial LIMIT ?3`;
+    return this.all(sql, owner, after, limitOf(page)) as LeafRow[];
   }
 
   async ownerHasLiveLeaf(owner: string, atMs: number): Promise<boolean> {
@@ -167,11 +154,8 @@ export class SqliteReads implements StoreReads {
   }
 
   async audit(page: Page<number> = {}): Promise<AuditRow[]> {
-    return this.all(
-      "SELECT seq, atMs, line FROM audit WHERE seq > ? ORDER BY seq LIMIT ?",
-      page.after ?? 0,
-      limitOf(page),
-    );
+    const sql = "SELECT seq, atMs, line FROM audit WHERE seq > ? ORDER BY seq LIMIT ?";
+    return this.all(sql, page.after ?? 0, limitOf(page)) as AuditRow[];
   }
 }
 
