@@ -1,0 +1,174 @@
+import { createPrivateKey, generateKeyPairSync, type KeyObject } from "node:crypto";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { PeerCertificate } from "node:tls";
+import { Agent, request } from "undici";
+import { failures, HauberkError, isRefusal, messageOf, type FailureCode } from "../base/errors.ts";
+import { controlId } from "../base/spiffe-id.ts";
+import type { AdminRenewed } from "../contract/admin.ts";
+import { readCertificate, type Certificate } from "../x509/certificate.ts";
+import { writeCsr } from "../x509/csr.ts";
+import { fromPem, toPem } from "../x509/pem.ts";
+import type { Input } from "./command.ts";
+import { readConfig, splitAddress } from "./config.ts";
+import { requireHome, type Home } from "./home.ts";
+import { systemClock } from "./system.ts";
+
+/** Answers are bounded: a page of the largest list is far below. */
+const answerMaxBytes = 16 * 1024 * 1024;
+
+/** An administrator's SVID of this machine. */
+interface AdminIdentity {
+  readonly name: string;
+  readonly file: string;
+  readonly chainPem: string;
+  readonly key: KeyObject;
+  readonly leaf: Certificate;
+  readonly rootsPem: string;
+}
+
+/** Calls the mesh API as an administrator; the SVID is renewed when it is used past half of its life. */
+export class AdminClient {
+  readonly #url: string;
+  readonly #trustDomain: string;
+  #agent: Agent;
+
+  private constructor(url: string, trustDomain: string, identity: AdminIdentity) {
+    this.#url = url;
+    this.#trustDomain = trustDomain;
+    this.#agent = this.#agentOf(identity);
+  }
+
+  /** From the flags --home, --admin and --control. */
+  static async open(input: Input): Promise<AdminClient> {
+    const home = requireHome(input.cwd, input.flag("home") ?? input.environment["HAUBERK_HOME"]);
+    const config = readConfig(home.configFile);
+    const url = input.flag("control") ?? `https://127.0.0.1:${splitAddress(config.mesh).port}`;
+    if (!URL.canParse(url) || !url.startsWith("https://")) {
+      throw new HauberkError("USAGE", `Cannot use --control ${url}: it is no https URL`, "Write https://HOST:7443");
+    }
+    const identity = readAdmin(home, input.flag("admin"));
+    const client = new AdminClient(url.replace(/\/$/, ""), config.trustDomain, identity);
+    await client.#renewIfHalfOver(identity);
+    return client;
+  }
+
+  /** @throws HauberkError the refusal that the control plane gave, or UNAVAILABLE where it cannot be reached. */
+  async call<T>(method: "GET" | "POST" | "PUT" | "DELETE", path: string, body?: unknown): Promise<T> {
+    let status: number;
+    let text: string;
+    try {
+      const answer = await request(`${this.#url}${path}`, {
+        method,
+        dispatcher: this.#agent,
+        headersTimeout: 15_000,
+        bodyTimeout: 15_000,
+        ...(body === undefined ? {} : { body: JSON.stringify(body), headers: { "content-type": "application/json" } }),
+      });
+      status = answer.statusCode;
+      text = await answer.body.text();
+    } catch (thrown) {
+      throw unreachable(this.#url, thrown);
+    }
+    if (status >= 200 && status < 300) return (text === "" ? undefined : JSON.parse(text)) as T;
+    throw refusalOf(status, text);
+  }
+
+  async close(): Promise<void> {
+    await this.#agent.close();
+  }
+
+  #agentOf(identity: AdminIdentity): Agent {
+    const wanted = controlId(this.#trustDomain);
+    return new Agent({
+      allowH2: false,
+      maxResponseSize: answerMaxBytes,
+      connect: {
+        cert: identity.chainPem,
+        key: identity.key.export({ type: "pkcs8", format: "pem" }),
+        ca: identity.rootsPem,
+        minVersion: "TLSv1.3",
+        timeout: 5_000,
+        // The control plane is known by its SPIFFE ID, never by a host name.
+        checkServerIdentity: (_host: string, presented: PeerCertificate) => proveControl(presented, wanted),
+      },
+    });
+  }
+
+  async #renewIfHalfOver(identity: AdminIdentity): Promise<void> {
+    const { leaf } = identity;
+    if (systemClock.wallMs() < leaf.notBeforeMs + (leaf.notAfterMs - leaf.notBeforeMs) / 2) return;
+    const { privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
+    const renewed = await this.call<AdminRenewed>("POST", "/v1/admins", { csr: writeCsr(privateKey).toString("base64") });
+    const home = join(identity.file, "..");
+    writeAdmin(home, identity.name, { key: privateKey, chain: renewed.chain, roots: renewed.roots });
+    await this.#agent.close();
+    this.#agent = this.#agentOf(readAdminFile(home, identity.name));
+  }
+}
+
+function proveControl(presented: PeerCertificate, wanted: string): Error | undefined {
+  const certificate = readCertificate(presented.raw);
+  if (isRefusal(certificate)) return new Error(certificate.message);
+  const [uri, ...more] = certificate.uris;
+  return uri === wanted && more.length === 0 ? undefined : new Error(`the peer is ${uri ?? "nobody"}, not ${wanted}`);
+}
+
+function unreachable(url: string, thrown: unknown): HauberkError {
+  const cause = (thrown as { cause?: { code?: string } }).cause?.code ?? (thrown as { code?: string }).code;
+  const why = cause === "ECONNREFUSED" ? "nothing listens there" : messageOf(thrown);
+  return new HauberkError("UNAVAILABLE", `Cannot reach the control plane at ${url}: ${why}`, "Start it with hauberk control, or name another with --control URL; hauberk check says more", thrown);
+}
+
+function refusalOf(status: number, text: string): HauberkError {
+  try {
+    const { code, message, hint } = JSON.parse(text) as Record<string, unknown>;
+    if (typeof code === "string" && code in failures) return new HauberkError(code as FailureCode, String(message), String(hint));
+  } catch {
+    // No answer of a control plane's: told below as what it is.
+  }
+  return new HauberkError("UNAVAILABLE", `Cannot use the answer: status ${status} without a code`, "Check that --control names a Hauberk control plane of this release");
+}
+
+/** `certs/admin/NAME.pem` holds chain and key, `roots.pem` the bundle: both 0600, replaced whole. */
+export function writeAdmin(folder: string, name: string, made: { key: KeyObject; chain: readonly string[]; roots: readonly string[] }): string {
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const file = join(folder, `${name}.pem`);
+  const chain = made.chain.map((der) => toPem("CERTIFICATE", Buffer.from(der, "base64"))).join("");
+  replace(join(folder, "roots.pem"), made.roots.map((der) => toPem("CERTIFICATE", Buffer.from(der, "base64"))).join(""));
+  replace(file, chain + String(made.key.export({ type: "pkcs8", format: "pem" })));
+  return file;
+}
+
+function replace(file: string, text: string): void {
+  writeFileSync(`${file}.new`, text, { mode: 0o600, flush: true });
+  renameSync(`${file}.new`, file);
+}
+
+function readAdmin(home: Home, named: string | undefined): AdminIdentity {
+  const folder = join(home.certs, "admin");
+  const names = existsSync(folder) ? readdirSync(folder).filter((name) => name.endsWith(".pem") && name !== "roots.pem") : [];
+  const known = names.map((name) => name.slice(0, -".pem".length));
+  const name = named ?? (known.length === 1 ? known[0] : "admin");
+  if (name === undefined || !known.includes(name)) {
+    throw new HauberkError(
+      "NOT_AN_ADMINISTRATOR",
+      `Cannot act as an administrator: ${folder} holds ${known.length === 0 ? "no SVID" : `only ${known.join(", ")}`}`,
+      "Run hauberk admin issue NAME on the control plane's machine, or name one of them with --admin",
+    );
+  }
+  return readAdminFile(folder, name);
+}
+
+function readAdminFile(folder: string, name: string): AdminIdentity {
+  const file = join(folder, `${name}.pem`);
+  const text = readFileSync(file, "utf8");
+  const blocks = fromPem(text);
+  const first = isRefusal(blocks) ? undefined : blocks.find((block) => block.label === "CERTIFICATE");
+  const leaf = first === undefined ? undefined : readCertificate(first.der);
+  if (leaf === undefined || isRefusal(leaf)) {
+    throw new HauberkError("STATE_DAMAGED", `Cannot use ${file}: it holds no readable certificate`, "Run hauberk admin issue NAME again on the control plane's machine");
+  }
+  const keyAt = text.indexOf("-----BEGIN PRIVATE KEY-----");
+  return { name, file, leaf, chainPem: text.slice(0, keyAt), key: createPrivateKey(text.slice(keyAt)), rootsPem: readFileSync(join(folder, "roots.pem"), "utf8") };
+}

@@ -1,0 +1,46 @@
+import type { ServicesAnswer } from "../../contract/admin.ts";
+import type { Version } from "../../contract/watch.ts";
+import { AdminClient } from "../admin-client.ts";
+import { exits, type Run } from "../command.ts";
+import { show, table } from "../terminal.ts";
+
+export const run: Run = async (input) => {
+  const client = await AdminClient.open(input);
+  try {
+    const answer = await client.call<ServicesAnswer>("GET", "/v1/services");
+    show(input.terminal, answer, () => [endpoints(answer), "", sidecars(answer), "", `The control plane is at version ${text(answer.version)}`].join("\n"));
+    return exits.done;
+  } finally {
+    await client.close();
+  }
+};
+
+function endpoints(answer: ServicesAnswer): string {
+  const rows = answer.services.flatMap((service) =>
+    service.endpoints.map((endpoint) => [
+      `${service.service}.${service.namespace}`,
+      `${endpoint.address}:${endpoint.port}`,
+      endpoint.ports.map((port) => `${port.name}=${port.protocol}:${port.port}`).join(","),
+      [endpoint.healthy ? "healthy" : "unhealthy", endpoint.draining ? "draining" : "", endpoint.stale ? "stale" : "", endpoint.connected ? "" : "not connected"]
+        .filter((word) => word !== "")
+        .join(", "),
+      endpoint.instance,
+    ]),
+  );
+  return table(["SERVICE", "ENDPOINT", "PORTS", "STATE", "INSTANCE"], rows);
+}
+
+function sidecars(answer: ServicesAnswer): string {
+  const rows = answer.sidecars.map((sidecar) => [
+    sidecar.id,
+    sidecar.instance,
+    sidecar.release,
+    sidecar.acknowledged === null ? "none yet" : text(sidecar.acknowledged),
+    sidecar.rejected === null ? "" : `rejected ${text(sidecar.rejected.version)}: ${sidecar.rejected.because}`,
+  ]);
+  return table(["SIDECAR", "INSTANCE", "RELEASE", "RUNS VERSION", "NOTE"], rows);
+}
+
+function text(version: Version): string {
+  return `${version.epoch.slice(0, 8)}:${version.counter}`;
+}

@@ -1,0 +1,49 @@
+import { writeFileSync } from "node:fs";
+import { isRefusal, HauberkError } from "../../base/errors.ts";
+import { parseServiceName } from "../../base/spiffe-id.ts";
+import type { TokenMade, TokenRequest } from "../../contract/admin.ts";
+import { AdminClient } from "../admin-client.ts";
+import { exits, usageError, type Run } from "../command.ts";
+import { readDuration, show } from "../terminal.ts";
+
+export const run: Run = async (input) => {
+  const hint = "See hauberk token create --help";
+  const name = input.flag("service");
+  if (name === undefined) throw usageError("--service is missing", hint);
+  const service = parseServiceName(name, "default");
+  if (isRefusal(service)) throw HauberkError.from(service);
+  const ttlMs = input.flag("ttl") === undefined ? undefined : readDuration(input.flag("ttl") ?? "");
+  if (input.flag("ttl") !== undefined && ttlMs === undefined) throw usageError("--ttl is no duration such as 10m", hint);
+  const uses = input.flag("uses");
+  if (uses !== undefined && !/^[1-9]\d{0,4}$/.test(uses)) throw usageError("--uses is no number from 1 to 99999", hint);
+  const wanted: TokenRequest = {
+    service: service.service,
+    namespace: service.namespace,
+    ...(ttlMs === undefined ? {} : { ttlMs }),
+    ...(uses === undefined ? {} : { uses: Number(uses) }),
+  };
+  const client = await AdminClient.open(input);
+  try {
+    const made = await client.call<TokenMade>("POST", "/v1/tokens", wanted);
+    const out = input.flag("out");
+    if (out === undefined) {
+      show(input.terminal, made, () => made.token);
+      return exits.done;
+    }
+    writeNew(out, made.token);
+    const { token: _secret, ...rest } = made;
+    show(input.terminal, { ...rest, file: out }, () => `${out}: a token for ${made.grant}, good for ${made.usesMax} enrollment${made.usesMax === 1 ? "" : "s"} until ${new Date(made.expiresAtMs).toISOString()}`);
+    return exits.done;
+  } finally {
+    await client.close();
+  }
+};
+
+function writeNew(path: string, token: string): void {
+  try {
+    writeFileSync(path, `${token}\n`, { mode: 0o600, flag: "wx" });
+  } catch (thrown) {
+    const exists = (thrown as { code?: string }).code === "EEXIST";
+    throw usageError(exists ? `${path} exists` : `${path} cannot be written`, exists ? "Name a new file with --out" : "Check the folder and its permissions");
+  }
+}

@@ -1,0 +1,28 @@
+import type { TokenRow } from "../../contract/admin.ts";
+import { AdminClient } from "../admin-client.ts";
+import { exits, type Run } from "../command.ts";
+import { systemClock } from "../system.ts";
+import { duration, show, table } from "../terminal.ts";
+
+export const run: Run = async (input) => {
+  const client = await AdminClient.open(input);
+  try {
+    const { tokens } = await client.call<{ tokens: TokenRow[] }>("GET", "/v1/tokens");
+    show(input.terminal, { tokens }, () =>
+      table(
+        ["ID", "GRANT", "USED", "STATE", "BY"],
+        tokens.map((row) => [row.id, row.grant, `${row.usesCount}/${row.usesMax}`, stateOf(row), row.createdBy]),
+      ),
+    );
+    return exits.done;
+  } finally {
+    await client.close();
+  }
+};
+
+function stateOf(row: TokenRow): string {
+  if (row.revokedAtMs !== null) return "revoked";
+  if (row.usesCount >= row.usesMax) return "used up";
+  const restMs = row.expiresAtMs - systemClock.wallMs();
+  return restMs <= 0 ? "expired" : `good for ${duration(restMs)}`;
+}
