@@ -41,7 +41,7 @@ function haproxy(folder: string, name: string, ports: { out: number; in: number 
   bind 127.0.0.1:${ports.out}
   default_backend b
 backend b
-  server s1 127.0.0.1:${ports.in} ${alpn} ssl crt ${pki}/a.pem ca-file ${pki}/ca.crt verify required sni str(b.mesh) curves X25519
+  server s1 127.0.0.1:${ports.in} ${alpn} ssl crt ${pki}/a.pem ca-file ${pki}/ca.crt verify required sni str(b.mesh)
 `,
   );
   const into = write(
