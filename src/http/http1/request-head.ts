@@ -1,0 +1,158 @@
+import { isRefusal, type FailureCode } from "../../base/errors.ts";
+import { readAuthority } from "../authority.ts";
+import type { RequestHead } from "../message.ts";
+import { authorityBytes, consistsOf, methodBytes, targetBytes } from "./characters.ts";
+import { FieldReader } from "./fields.ts";
+import { framings, type Framing, type HeadReader } from "./framing.ts";
+import type { Http1Limits } from "./limits.ts";
+
+const methodLengthMax = 32;
+
+/** Reads request heads (RFC 9112, 3 and 6.3) strictly: what two servers could read in two ways is refused. */
+export class RequestHeadReader implements HeadReader<RequestHead> {
+  head: RequestHead = { method: "", scheme: "", authority: "", path: "", fields: [], bodyLength: 0 };
+  framing: Framing = framings.none;
+  interim = false;
+  /** The connection may carry another request after this one. */
+  persistent = false;
+  /** HTTP/1.0: no chunks, no interim answers. */
+  old = false;
+  readonly kind = "request";
+  readonly #fields: FieldReader;
+  readonly #scheme: string;
+  #target = "";
+  #path = "";
+  #authority: string | undefined;
+
+  constructor(scheme: "http" | "https", limits: Http1Limits) {
+    this.#scheme = scheme;
+    this.#fields = new FieldReader("request", limits.fieldsMax);
+  }
+
+  get code(): FailureCode {
+    return this.#fields.code;
+  }
+
+  get because(): string {
+    return this.#fields.because;
+  }
+
+  get expectsContinue(): boolean {
+    return this.#fields.expectsContinue && !this.old;
+  }
+
+  read(text: string): boolean {
+    const fields = this.#fields;
+    const method = readMethod(text);
+    if (method === "") return fields.fail("its method is not an upper-case token of at most 32 characters");
+    const targetAt = method.length + 1;
+    let at = targetAt;
+    while (targetBytes[text.charCodeAt(at)] === 1) at++;
+    if (at === targetAt || text.charCodeAt(at) !== 32) {
+      return fields.fail("its target is empty, or holds a character other than visible ASCII without a fragment");
+    }
+    if (text.startsWith("HTTP/1.1\r\n", at + 1)) this.old = false;
+    else if (text.startsWith("HTTP/1.0\r\n", at + 1)) this.old = true;
+    else return fields.fail("its version is not HTTP/1.1 or HTTP/1.0, after exactly one space");
+    if (!fields.read(text, at + 11)) return false;
+    this.#target = text.slice(targetAt, at);
+    return this.#place(method) && this.#frame(method);
+  }
+
+  /** Where the request goes: the target, and Host, which must not contradict it (RFC 9112, 3.2 and 3.3). */
+  #place(method: string): boolean {
+    const fields = this.#fields;
+    const host = fields.host;
+    if (host === undefined) {
+      if (!this.old) return fields.fail("it has no Host");
+    } else if (host === "" || !consistsOf(host, authorityBytes)) {
+      return fields.fail("its Host is not host[:port]");
+    }
+    this.#authority = host;
+    this.#path = this.#target;
+    if (method === "CONNECT") return this.#placeTunnel();
+    if (this.#target.charCodeAt(0) === 47) return true;
+    if (this.#target === "*") return method === "OPTIONS" ? true : fields.fail('only OPTIONS may ask for "*"');
+    return this.#placeAbsolute(method);
+  }
+
+  #placeTunnel(): boolean {
+    const target = readAuthority(this.#target);
+    if (isRefusal(target) || target.port === undefined)
+      return this.#fields.fail("the target of CONNECT is not host:port");
+    if (this.#authority !== undefined) {
+      const host = readAuthority(this.#authority);
+      if (isRefusal(host) || host.host !== target.host || (host.port ?? target.port) !== target.port) {
+        return this.#fields.fail("its Host differs from its target");
+      }
+    }
+    this.#authority = this.#target;
+    this.#path = "";
+    return true;
+  }
+
+  #placeAbsolute(method: string): boolean {
+    const colon = this.#target.indexOf("://");
+    const scheme = colon < 0 ? "" : this.#target.slice(0, colon).toLowerCase();
+    if (scheme !== "http" && scheme !== "https") {
+      return this.#fields.fail("its target is neither a path nor an http or https URI");
+    }
+    const authorityAt = colon + 3;
+    let end = authorityAt;
+    while (end < this.#target.length && this.#target[end] !== "/" && this.#target[end] !== "?") end++;
+    const authority = this.#target.slice(authorityAt, end);
+    const target = readAuthority(authority);
+    if (isRefusal(target)) return this.#fields.fail("the authority of its target is not host[:port]");
+    if (this.#authority !== undefined) {
+      const host = readAuthority(this.#authority);
+      const usual = scheme === "http" ? 80 : 443;
+      if (isRefusal(host) || host.host !== target.host || (host.port ?? usual) !== (target.port ?? usual)) {
+        return this.#fields.fail("its Host differs from its target");
+      }
+    }
+    this.#authority = authority;
+    const rest = this.#target.slice(end);
+    // RFC 9112, 3.2.4: OPTIONS for a URI without a path means the server itself.
+    this.#path = rest.startsWith("/") ? rest : rest === "" && method === "OPTIONS" ? "*" : `/${rest}`;
+    return true;
+  }
+
+  #frame(method: string): boolean {
+    const fields = this.#fields;
+    if (fields.chunked && this.old) return fields.fail("HTTP/1.0 knows no Transfer-Encoding");
+    let bodyLength = 0;
+    this.framing = framings.none;
+    if (method === "CONNECT") {
+      if (fields.chunked || fields.contentLength > 0) return fields.fail("CONNECT has no body");
+    } else if (fields.chunked) {
+      this.framing = framings.chunked;
+      bodyLength = -1;
+    } else if (fields.contentLength > 0) {
+      this.framing = framings.fixed;
+      bodyLength = fields.contentLength;
+    }
+    this.persistent = this.old ? fields.keepAlive && !fields.close : !fields.close;
+    this.head = {
+      method,
+      scheme: this.#target.charCodeAt(0) === 47 ? this.#scheme : this.#schemeOfTarget(),
+      authority: this.#authority ?? "",
+      path: this.#path,
+      fields: fields.fields,
+      bodyLength,
+    };
+    return true;
+  }
+
+  #schemeOfTarget(): string {
+    const colon = this.#target.indexOf("://");
+    return colon < 0 ? this.#scheme : this.#target.slice(0, colon).toLowerCase();
+  }
+}
+
+function readMethod(text: string): string {
+  if (text.startsWith("GET ")) return "GET";
+  if (text.startsWith("POST ")) return "POST";
+  let at = 0;
+  while (methodBytes[text.charCodeAt(at)] === 1) at++;
+  return at > 0 && at <= methodLengthMax && text.charCodeAt(at) === 32 ? text.slice(0, at) : "";
+}
