@@ -47,7 +47,15 @@ const address: Reader<string> = (value, at) => {
     /^[0-9A-Za-z](?:[0-9A-Za-z.:-]*[0-9A-Za-z])?$|^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*$/,
     "an address",
   )(value, at);
-  if (read === "0.0.0.0" || /^[0:]+$/.test(read)) wrong(at, "an address that others can reach");
+  // Resolvers read 127.1, 0x7f000001 and 2130706433 as addresses: only the full form is one here.
+  if (
+    /(?:^|\.)(?:0x[0-9a-f]*|[0-9]+)$/i.test(read) &&
+    !/^(?:[0-9]{1,3}\.){3}[0-9]{1,3}$/.test(read) &&
+    !read.includes(":")
+  ) {
+    wrong(at, "an address in its full form");
+  }
+  if (/^0+(?:\.|$)/.test(read) || /^[0:]+$/.test(read)) wrong(at, "an address that others can reach");
   return read;
 };
 

@@ -63,14 +63,19 @@ export type StateEntry = readonly [key: string, value: StateValue];
 
 /** Control plane to sidecar. */
 export type Down =
+  /** Replaces everything: first on each stream, and again when the epoch is another. */
   | { readonly type: "full"; readonly version: Version; readonly entries: readonly StateEntry[] }
+  /**
+   * On top of what was sent before, in the same epoch. The counter never falls; it stays where it is
+   * when the delta answers a subscription and nothing else has changed.
+   */
   | {
       readonly type: "delta";
       readonly version: Version;
       readonly set: readonly StateEntry[];
       readonly gone: readonly string[];
     }
-  /** Nothing changed; sent every `pingEveryMs`, answered with the same number. Carries the clock for `check` and logs. */
+  /** Still there; sent every `pingEveryMs`, answered with the same number. Carries the clock for `check` and logs. */
   | { readonly type: "ping"; readonly number: number; readonly wallMs: number }
   /** Close this stream after opening another; the server is going away or the certificate is ending. */
   | { readonly type: "goodbye"; readonly because: string }

@@ -9,11 +9,11 @@ export interface WatchState {
 
 export const nothingYet: WatchState = { version: undefined, entries: new Map() };
 
-/** A delta counts on: it has the epoch of what it changes, and a greater counter. A full state always counts. */
+/** A delta counts on: it has the epoch of what it changes, and no smaller counter: an answer to a subscription keeps it. A full state always counts. */
 export function apply(state: WatchState, message: Extract<Down, { type: "full" | "delta" }>): WatchState | Refusal {
   if (message.type === "full") return { version: message.version, entries: new Map(message.entries) };
   const { version } = state;
-  if (version === undefined || version.epoch !== message.version.epoch || message.version.counter <= version.counter) {
+  if (version === undefined || version.epoch !== message.version.epoch || message.version.counter < version.counter) {
     return refuse(
       "MESSAGE_INVALID",
       `Cannot apply the delta ${message.version.epoch}:${message.version.counter}: the state is at ${version === undefined ? "none" : `${version.epoch}:${version.counter}`}`,

@@ -1,0 +1,33 @@
+import type { OptionTable } from "../base/options.ts";
+
+/** How long the registry believes that somebody is where they were. */
+export const registryOptions = {
+  graceMs: {
+    env: "HAUBERK_LEASE_GRACE_MS",
+    default: 30_000,
+    min: 100,
+    max: 3_600_000,
+    why: "A sidecar whose stream ended is back within seconds; half a minute later it is most likely gone, and callers have judged it long before.",
+  },
+  reconnectWindowMs: {
+    env: "HAUBERK_LEASE_RECONNECT_WINDOW_MS",
+    default: 60_000,
+    min: 100,
+    max: 3_600_000,
+    why: "After a start, or when many streams end at once, the fault is here or in between: everybody gets this long to come back.",
+  },
+  massLossRatio: {
+    env: "HAUBERK_LEASE_MASS_LOSS_RATIO",
+    default: 0.15,
+    min: 0,
+    max: 1,
+    why: "When more of the streams than this end within one grace period, machines do not die by chance: the network is cut.",
+  },
+  sweepEveryMs: {
+    env: "HAUBERK_LEASE_SWEEP_EVERY_MS",
+    default: 1_000,
+    min: 10,
+    max: 60_000,
+    why: "Leases that ended are looked for this often; it costs nothing while every stream stands.",
+  },
+} as const satisfies OptionTable;
