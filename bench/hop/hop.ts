@@ -47,7 +47,7 @@ try {
   writeFileSync(new URL("../out/hop.json", import.meta.url), `${JSON.stringify(results, undefined, 2)}\n`);
 } finally {
   for (const hop of hops) await hop.mesh.end();
-  for (const child of children) child.kill("SIGKILL");
+  for (const child of children) child.kill("SIGTERM"); // SIGKILL would leave nginx workers behind.
   rmSync(folder, { recursive: true, force: true });
 }
 

@@ -1,0 +1,135 @@
+import { readFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { HauberkError, isRefusal } from "../base/errors.ts";
+import { isLabel, parseServiceName, type ServiceName } from "../base/spiffe-id.ts";
+import type { RouteePort } from "../contract/watch.ts";
+import { usageError, type Input } from "./command.ts";
+import { findHome, readSecretFile, stateHome } from "./home.ts";
+
+/** What `run` and `proxy` were asked for, checked, before anything is opened. */
+export interface SidecarInput {
+  readonly service: ServiceName;
+  readonly instance: string;
+  readonly ports: readonly RouteePort[];
+  readonly to: readonly { readonly service: ServiceName; readonly at: number | string }[];
+  readonly stateFolder: string;
+  readonly token: (() => string | undefined) | undefined;
+  readonly advertise: string | undefined;
+  readonly inbound: { readonly host: string; readonly port: number | undefined };
+  readonly outboundPort: number | undefined;
+  readonly egress: readonly string[];
+  readonly healthPath: string | undefined;
+  readonly balancer: "round-robin" | "least-connections";
+  readonly adminSocket: string;
+  readonly allowExposed: readonly number[];
+  readonly accessLog: boolean;
+  readonly logLevel: "debug" | "info" | "warn" | "error";
+}
+
+export function readSidecarInput(input: Input, defaultLogLevel: "info" | "warn"): SidecarInput {
+  const service = readService(input);
+  const instance = input.flag("instance") ?? "1";
+  if (!isLabel(instance)) throw usage(input, `--instance ${instance} is no name of lower-case letters, digits and "-"`);
+  const stateFolder = stateFolderOf(input, service, instance);
+  return {
+    service,
+    instance,
+    ports: readPorts(input),
+    to: input.flags("to").map((text) => readTo(input, text, service.namespace)),
+    stateFolder,
+    token: tokenSource(input),
+    advertise: input.flag("advertise"),
+    inbound: { host: input.flag("inbound-host") ?? "0.0.0.0", port: readPort(input, "inbound-port") },
+    outboundPort: readPort(input, "outbound-port"),
+    egress: input.flags("egress"),
+    healthPath: readHealthPath(input),
+    balancer: oneOf(input, "balancer", ["round-robin", "least-connections"]) ?? "round-robin",
+    adminSocket: resolve(input.cwd, input.flag("admin-socket") ?? join(stateFolder, "admin.sock")),
+    allowExposed: input.flags("allow-exposed").map((text) => portOf(input, "allow-exposed", text)),
+    accessLog: input.on("access-log"),
+    logLevel: oneOf(input, "log-level", ["debug", "info", "warn", "error"]) ?? defaultLogLevel,
+  };
+}
+
+function usage(input: Input, message: string): HauberkError {
+  return usageError(message, input.program.length > 0 ? "See hauberk run --help" : "See hauberk proxy --help");
+}
+
+function readService(input: Input): ServiceName {
+  const name = input.flag("service");
+  if (name === undefined) throw usage(input, "--service is missing");
+  const namespace = input.flag("namespace") ?? "default";
+  const service = parseServiceName(name, namespace);
+  if (isRefusal(service)) throw HauberkError.from(service);
+  return service;
+}
+
+/** In a mesh home `certs/SERVICE/INSTANCE`; elsewhere below the user's own state. */
+function stateFolderOf(input: Input, service: ServiceName, instance: string): string {
+  const named = input.flag("state");
+  if (named !== undefined) return resolve(input.cwd, named);
+  const name = service.namespace === "default" ? service.service : `${service.service}.${service.namespace}`;
+  const home = findHome(input.cwd, input.flag("home") ?? input.environment["HAUBERK_HOME"]);
+  return home === undefined ? join(stateHome(input.environment), "sidecars", name, instance) : join(home.certs, name, instance);
+}
+
+const protocols = ["http", "h2", "tcp"] as const;
+
+/** `http:8080` or `api=http:8080`. */
+function readPorts(input: Input): RouteePort[] {
+  const ports = input.flags("app").map((text): RouteePort => {
+    const match = /^(?:([a-z0-9-]+)=)?([a-z0-9]+):(\d{1,5})$/.exec(text);
+    const protocol = protocols.find((known) => known === match?.[2]);
+    if (match === null || protocol === undefined) throw usage(input, `--app ${text} is not [NAME=]PROTOCOL:PORT with http as the protocol`);
+    if (protocol !== "http") throw usage(input, `--app ${text}: ${protocol} is not carried in this release; only http is`);
+    const port = portOf(input, "app", match[3] ?? "");
+    return { name: match[1] ?? `${protocol}-${port}`, port, protocol };
+  });
+  const names = ports.map((port) => port.name);
+  if (new Set(names).size !== names.length) throw usage(input, "two --app ports have the same name");
+  return ports;
+}
+
+function readTo(input: Input, text: string, namespace: string): { service: ServiceName; at: number | string } {
+  const equals = text.indexOf("=");
+  const at = text.slice(equals + 1);
+  const service = parseServiceName(text.slice(0, Math.max(0, equals)), namespace);
+  if (equals < 1 || at === "" || isRefusal(service)) throw usage(input, `--to ${text} is not SERVICE=PORT or SERVICE=/PATH`);
+  if (at.startsWith("/")) return { service, at };
+  return { service, at: portOf(input, "to", at) };
+}
+
+function readPort(input: Input, name: string): number | undefined {
+  const text = input.flag(name);
+  return text === undefined ? undefined : portOf(input, name, text);
+}
+
+function portOf(input: Input, name: string, text: string): number {
+  const port = Number(text);
+  if (!/^\d{1,5}$/.test(text) || port < 1 || port > 65_535) throw usage(input, `--${name}: "${text}" is no port from 1 to 65535`);
+  return port;
+}
+
+function readHealthPath(input: Input): string | undefined {
+  const path = input.flag("health-path");
+  if (path !== undefined && !/^\/[\x21-\x7e]*$/.test(path)) throw usage(input, `--health-path ${path} does not start with "/"`);
+  return path;
+}
+
+function oneOf<const T extends string>(input: Input, name: string, known: readonly T[]): T | undefined {
+  const text = input.flag(name);
+  const found = known.find((candidate) => candidate === text);
+  if (text !== undefined && found === undefined) throw usage(input, `--${name} ${text} is none of ${known.join(", ")}`);
+  return found;
+}
+
+/** Read when it is needed, and only then: a sidecar with an identity never looks at its token. */
+function tokenSource(input: Input): (() => string | undefined) | undefined {
+  const path = input.flag("token-file");
+  if (path !== undefined) {
+    return () => readSecretFile(path === "-" ? path : resolve(input.cwd, path), "the enrollment token", () => readFileSync(0, "utf8"));
+  }
+  const given = input.environment["HAUBERK_TOKEN"];
+  return given === undefined ? undefined : () => given.trim();
+}
+
