@@ -159,7 +159,7 @@ function readRest(fields: DerReader): Extensions {
 }
 
 /** The identifier of an AlgorithmIdentifier; parameters only where the algorithm has them (RFC 5758 §3.2, RFC 4055 §5). */
-export function algorithmOf(element: Buffer): string {
+function algorithmOf(element: Buffer): string {
   const reader = new DerReader(element).enter(tags.sequence);
   const oid = reader.oid();
   if (oid.startsWith("1.2.840.113549.1.1.")) {

@@ -6,7 +6,7 @@ export const ecdsaSha256Oid = "1.2.840.10045.4.3.2";
 
 /** What the SubjectPublicKeyInfo of an uncompressed P-256 point begins with (RFC 5480); 64 octets follow. */
 const p256Head = Buffer.from("3059301306072a8648ce3d020106082a8648ce3d03010703420004", "hex");
-export const p256SpkiBytes = p256Head.length + 64;
+const p256SpkiBytes = p256Head.length + 64;
 
 /** A fresh private key on P-256. */
 export function generateKey(): KeyObject {
