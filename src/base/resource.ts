@@ -1,4 +1,4 @@
-import type { ServiceName } from "../base/spiffe-id.ts";
+import type { ServiceName } from "./spiffe-id.ts";
 
 /** Policy resources as plain, frozen data: what YAML becomes, what the store keeps and what travels to sidecars as JSON. */
 
@@ -9,6 +9,8 @@ export interface AuthorizationPolicy {
   readonly kind: "AuthorizationPolicy";
   readonly name: string;
   readonly namespace: string;
+  /** Whose services and namespaces the rules name; the YAML reader always writes it. Without it: any trust domain's. */
+  readonly trustDomain?: string;
   readonly target: ServiceName;
   readonly action: "ALLOW" | "DENY";
   readonly mode: "ENFORCE" | "AUDIT";

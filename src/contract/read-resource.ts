@@ -65,15 +65,18 @@ const jwt: Reader<JwtRequirement> = object({ provider: text(512) }, { claims: re
 
 const rule: Reader<Rule> = object({}, { from: list(source), to: list(operation), jwt });
 
-export const authorizationPolicy: Reader<AuthorizationPolicy> = object({
-  kind: oneOf("AuthorizationPolicy"),
-  name: resourceName,
-  namespace: label,
-  target,
-  action: oneOf("ALLOW", "DENY"),
-  mode: oneOf("ENFORCE", "AUDIT"),
-  rules: list(rule, limits.rulesMax),
-});
+export const authorizationPolicy: Reader<AuthorizationPolicy> = object(
+  {
+    kind: oneOf("AuthorizationPolicy"),
+    name: resourceName,
+    namespace: label,
+    target,
+    action: oneOf("ALLOW", "DENY"),
+    mode: oneOf("ENFORCE", "AUDIT"),
+    rules: list(rule, limits.rulesMax),
+  },
+  { trustDomain: text(255) },
+);
 
 /** One JWK: members of any name, values that are text, numbers, booleans or lists of text. */
 const jwkMember: Reader<unknown> = (value, at) => {
