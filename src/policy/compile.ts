@@ -150,7 +150,7 @@ function providerKey(provider: string, policy: AuthorizationPolicy): string {
 
 function sideOf(rules: readonly CompiledRule[], principal: SpiffeId | undefined): Side {
   const entries = entriesOf(rules, principal);
-  const methods = new Set(entries.flatMap((entry) => methodsOf(entry.rule) ?? []));
+  const methods = new Set(entries.flatMap((entry) => methodsOf(entry.rule) ?? []).filter(isUpperCase));
   const byMethod = new Map([...methods].map((method) => [method, indexOf(entries, method)]));
   return { entries, byMethod, otherMethods: indexOf(entries, undefined) };
 }
@@ -197,4 +197,8 @@ export function identityMisses(rule: CompiledRule, principal: SpiffeId | undefin
   const misses = (rule.sources ?? []).map((from) => missedIdentity(from.source, rule.policy, principal) ?? "");
   const who = principal === undefined ? "no identity was proven" : `the caller is ${principal.text}`;
   return `${misses.filter((miss) => miss !== "").join("; ")}: ${who}`;
+}
+
+function isUpperCase(text: string): boolean {
+  return text === text.toUpperCase();
 }

@@ -154,19 +154,17 @@ function sweep(rules: readonly CompiledRule[], tally: Tally, trace: Trace | unde
 }
 
 /** The policies in AUDIT mode of which a rule matches, each once. They decide nothing. */
-function auditsOf(policies: CompiledPolicies, walk: Walk): readonly string[] {
-  const { call, view, trace } = walk;
-  const entries = view === undefined ? policies.audit.map((rule) => entryOf(rule, call.principal)) : view.audit;
-  let names: string[] | undefined;
-  for (const [index, entry] of entries.entries()) {
+function auditsOf(policies: CompiledPolicies, { call, view, trace }: Walk): readonly string[] {
+  const matching = (view?.audit ?? [])
+    .filter((entry) => evaluate(entry, call).holds === yes)
+    .map((entry) => entry.rule);
+  for (const rule of view === undefined ? policies.audit : []) {
+    const entry = entryOf(rule, call.principal);
     const outcome = entry === undefined ? fails : evaluate(entry, call);
-    const rule = entry?.rule ?? (policies.audit[index] as CompiledRule);
     trace?.step(stepOf(rule, { entry, outcome, call }));
-    if (outcome.holds !== yes || names?.at(-1) === rule.policy.name) continue;
-    names ??= [];
-    names.push(rule.policy.name);
+    if (outcome.holds === yes) matching.push(rule);
   }
-  return names === undefined ? noAudits : Object.freeze(names);
+  return matching.length === 0 ? noAudits : Object.freeze([...new Set(matching.map((rule) => rule.policy.name))]);
 }
 
 /** One rule for one call. What throws fails closed: it matches in a DENY and not in an ALLOW. */

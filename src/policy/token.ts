@@ -77,7 +77,7 @@ function judge(state: TokenState, claims: readonly ClaimCheck[], action: Action)
     case "invalid":
     case "unavailable":
       return unjudged[action][state.is];
-    case "valid":
+    default:
       for (let i = 0; i < claims.length; i++) {
         if (claimHolds(state.claims, claims[i] as ClaimCheck, action) === no) return action === "ALLOW" ? lacks : fails;
       }
@@ -119,7 +119,7 @@ function show(state: TokenState, claims: readonly ClaimCheck[], action: Action):
       return `it is invalid: ${state.because}`;
     case "unavailable":
       return `its keys cannot be had: ${state.because}`;
-    case "valid": {
+    default: {
       const lacking = claims.find((claim) => claimHolds(state.claims, claim, action) === no);
       return lacking === undefined ? "it is valid and has the claims" : `it lacks ${lacking.says}`;
     }
