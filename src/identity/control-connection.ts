@@ -1,0 +1,126 @@
+import { isIP } from "node:net";
+import { connect, type TLSSocket } from "node:tls";
+import type { Clock } from "../base/clock.ts";
+import { isRefusal, messageOf, refuse, type Refusal } from "../base/errors.ts";
+import type { OptionValues } from "../base/options.ts";
+import { controlId } from "../base/spiffe-id.ts";
+import { readCertificate, type Certificate } from "../x509/certificate.ts";
+import { toPem } from "../x509/pem.ts";
+import type { TlsIdentity } from "../x509/tls-identity.ts";
+import { verifyWorkload } from "../x509/verify.ts";
+import type { identityOptions } from "./options.ts";
+
+/** Where the control plane answers, and what it is verified against. */
+export interface ControlAccess {
+  /** `https://host:port`, tried in turn. */
+  readonly urls: readonly string[];
+  readonly roots: readonly Certificate[];
+  readonly trustDomain: string;
+  /** What this side shows; undefined on the enrollment listener, which asks for nothing. */
+  readonly identity?: TlsIdentity | undefined;
+}
+
+export interface ControlContext {
+  readonly clock: Clock;
+  readonly options: OptionValues<typeof identityOptions>;
+}
+
+const chainMax = 4;
+
+/**
+ * A TLS connection to the control plane over which nothing has been sent yet, and whose other end has proven to be it: its
+ * chain ends in our roots, and its identity is exactly the control plane's. Any workload's certificate ends in the same root.
+ * CONTROL_UNREACHABLE or CONTROL_NOT_PROVEN.
+ */
+export function connectControl(
+  url: string,
+  access: ControlAccess,
+  context: ControlContext,
+): Promise<TLSSocket | Refusal> {
+  const { hostname, port } = new URL(url);
+  const host = hostname.replace(/^\[|\]$/g, "");
+  return new Promise((resolve) => {
+    const { identity } = access;
+    const socket = connect({
+      host,
+      port: Number(port === "" ? "443" : port),
+      ...(isIP(host) === 0 ? { servername: host } : {}),
+      ca: access.roots.map((root) => toPem("CERTIFICATE", root.der)),
+      ...(identity === undefined ? {} : shown(identity)),
+      minVersion: "TLSv1.3",
+      ALPNProtocols: ["http/1.1"],
+      // The name is an SPIFFE ID, judged below by our own reader; host names prove nothing here.
+      checkServerIdentity: () => undefined,
+    });
+    const { controlConnectMs } = context.options;
+    const cancel = context.clock.after(controlConnectMs, () =>
+      socket.destroy(new Error(`no connection within ${controlConnectMs} ms`)),
+    );
+    const fail = (thrown: unknown): void => {
+      cancel();
+      resolve(unreachable(url, messageOf(thrown)));
+    };
+    socket.once("error", fail);
+    // A connection that ends without an error before it is secure is a failure as well.
+    socket.once("close", () => fail(new Error("the connection was closed")));
+    socket.once("secureConnect", () => {
+      cancel();
+      const proof = prove(socket, access, context.clock.wallMs());
+      if (proof !== true) {
+        socket.destroy();
+        resolve(proof);
+        return;
+      }
+      socket.removeListener("error", fail);
+      socket.on("error", () => undefined); // Whoever uses it next hears of its end by "close".
+      resolve(socket);
+    });
+  });
+}
+
+export function unreachable(url: string, because: string): Refusal {
+  return refuse(
+    "CONTROL_UNREACHABLE",
+    `Cannot reach the control plane at ${url}: ${because}`,
+    "Check that it runs and that its port can be reached from here",
+  );
+}
+
+function shown(identity: TlsIdentity): { cert: string; key: string } {
+  return {
+    cert: identity.chain.map((certificate) => toPem("CERTIFICATE", certificate.der)).join(""),
+    key: identity.key.export({ type: "pkcs8", format: "pem" }),
+  };
+}
+
+function prove(socket: TLSSocket, access: ControlAccess, atMs: number): true | Refusal {
+  const chain = shownChain(socket, access.roots);
+  const because = isRefusal(chain) ? chain : verifyChainOf(chain, access, atMs);
+  if (!isRefusal(because)) return true;
+  return refuse(
+    "CONTROL_NOT_PROVEN",
+    `Cannot trust what answers at ${socket.remoteAddress ?? "there"}: ${because.message}, and the control plane was wanted`,
+    "Check the address and the clocks of both machines; nothing was sent",
+  );
+}
+
+function verifyChainOf(chain: readonly Certificate[], access: ControlAccess, atMs: number): true | Refusal {
+  const { roots, trustDomain } = access;
+  const peer = verifyWorkload({ chain, roots, trustDomain, atMs, expect: controlId(trustDomain) });
+  return isRefusal(peer) ? peer : true;
+}
+
+/** What the peer showed, leaf first, without a root that we hold ourselves. */
+function shownChain(socket: TLSSocket, roots: readonly Certificate[]): Certificate[] | Refusal {
+  const chain: Certificate[] = [];
+  let shown = socket.getPeerX509Certificate();
+  while (shown !== undefined && chain.length < chainMax) {
+    const { raw } = shown;
+    if (chain.some(({ der }) => der.equals(raw)) || roots.some(({ der }) => der.equals(raw))) break;
+    const certificate = readCertificate(raw);
+    if (isRefusal(certificate)) return certificate;
+    chain.push(certificate);
+    shown = shown.issuerCertificate;
+  }
+  return chain;
+}

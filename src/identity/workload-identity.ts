@@ -1,0 +1,483 @@
+import type { Clock } from "../base/clock.ts";
+import { HauberkError, isRefusal, messageOf, refuse, type Refusal } from "../base/errors.ts";
+import type { OptionValues } from "../base/options.ts";
+import { Published } from "../base/published.ts";
+import type { Random } from "../base/random.ts";
+import { serviceId, type ServiceName } from "../base/spiffe-id.ts";
+import type { BundleView } from "../contract/watch.ts";
+import type { Logger } from "../telemetry/logger.ts";
+import type { Metrics } from "../telemetry/metrics.ts";
+import type { TlsIdentity } from "../x509/tls-identity.ts";
+import { verifyWorkload } from "../x509/verify.ts";
+import { enroll, forgetEnrolling } from "./bootstrap.ts";
+import { openWatch, type WatchEvents, type WatchStream } from "./control-client.ts";
+import { holdProcess } from "./hold-process.ts";
+import { readAll, type Issued } from "./issued.ts";
+import type { identityOptions } from "./options.ts";
+import {
+  isDue,
+  isForPerson,
+  isInDate,
+  lookAgainMs,
+  planAfterIssue,
+  planRecovery,
+  planRenewal,
+  planRetry,
+  type Now,
+  type Plan,
+} from "./renewal.ts";
+import { recover, renew } from "./requests.ts";
+import type { StateFolder } from "./state-folder.ts";
+import {
+  readIdentity,
+  readRecovery,
+  writeIdentity,
+  writeRecovery,
+  type Recovery,
+  type Stored,
+} from "./stored-identity.ts";
+
+export interface IdentityContext {
+  /** Open, and so locked by this process. */
+  readonly stateFolder: StateFolder;
+  /** The enrollment token where there is one; asked only where no identity is on disk, or it cannot be brought back. */
+  readonly tokenSource: () => Promise<string | undefined>;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Logger;
+  readonly options: OptionValues<typeof identityOptions>;
+  /** Whom this process was started as; undefined takes what the token or the folder says. */
+  readonly expect?: ServiceName | undefined;
+  readonly metrics?: Metrics | undefined;
+}
+
+/** In the last fifth of its life a certificate is used although it could not be kept on disk: later is too late. */
+const unkeptShare = 0.2;
+
+/**
+ * This workload's certificate: obtained, renewed and published, for ever.
+ *
+ * A new one is verified as a stranger would, then kept on disk whole, then published; readers of `current` take it for their
+ * next connection. A certificate in date is never given up, whatever the control plane says; after its end `current` is
+ * undefined until the recovery key has brought a new one.
+ */
+export class WorkloadIdentity {
+  /** What to make connections with now; undefined where nothing valid is held. */
+  readonly current = new Published<TlsIdentity | undefined>(undefined);
+  readonly #context: IdentityContext;
+  readonly #log: Logger;
+  #held: Stored | undefined;
+  #recovery: Recovery | undefined;
+  #plan: Plan;
+  #generation = 0;
+  #trying: Promise<void> | undefined;
+  #saving: Promise<void> = Promise.resolve();
+  #cancelTick: (() => void) | undefined;
+  #running = false;
+
+  private constructor(context: IdentityContext, recovery: Recovery | undefined) {
+    this.#context = context;
+    this.#log = context.log;
+    this.#recovery = recovery;
+    this.#plan = planRecovery(this.#now());
+    this.#measure(context.metrics);
+  }
+
+  /**
+   * The identity of the state folder, or a new one for the token. Waits for the control plane up to `enrollWaitMs` where it
+   * has to enroll; where a certificate on disk has ended, tries once to bring it back and leaves the rest to `start`.
+   * @throws HauberkError TOKEN_NEEDED, USAGE for another service, or the refusal that the enrollment ended with.
+   */
+  static async open(context: IdentityContext): Promise<WorkloadIdentity> {
+    const identity = new WorkloadIdentity(context, await readRecovery(context.stateFolder));
+    const stored = await readIdentity(context.stateFolder);
+    const release = holdProcess();
+    try {
+      if (stored !== undefined) await identity.#take(stored);
+      else if (identity.#recovery === undefined) await identity.#enrollPatiently();
+      else await identity.#comeBack(identity.#recovery);
+    } finally {
+      release();
+    }
+    return identity;
+  }
+
+  /** The enrolled copy that this is; "" before there is one. */
+  get instance(): string {
+    return this.#held?.issued.instance ?? this.#recovery?.instance ?? "";
+  }
+
+  /** Wall clock of the next renewal or retry, for whoever shows it. */
+  get nextTryAtMs(): number {
+    return this.#plan.nextAtMs;
+  }
+
+  /** Renews and recovers from now on. */
+  start(): void {
+    if (this.#running) return;
+    this.#running = true;
+    this.#tick();
+  }
+
+  /** Stops trying; what is under way ends first. `current` stays as it is. */
+  async stop(): Promise<void> {
+    this.#running = false;
+    this.#cancelTick?.();
+    this.#cancelTick = undefined;
+    await this.#trying;
+    await this.#saving;
+  }
+
+  /** Resolves with the identity as soon as one is valid. */
+  ready(): Promise<TlsIdentity> {
+    const now = this.current.read();
+    if (now !== undefined) return Promise.resolve(now);
+    return new Promise((resolve) => {
+      const cancel = this.current.subscribe((identity) => {
+        if (identity === undefined) return;
+        cancel();
+        resolve(identity);
+      });
+    });
+  }
+
+  /** Tries now instead of at the drawn moment; one that is under way is joined. */
+  renewNow(): Promise<void> {
+    this.#plan = { ...this.#plan, nextAtMs: Math.min(this.#plan.nextAtMs, this.#context.clock.wallMs()) };
+    return this.#tryOnce();
+  }
+
+  /** Opens the watch with `identity` at the first control plane that takes it. @throws HauberkError */
+  openWatch(identity: TlsIdentity, events: WatchEvents): Promise<WatchStream> {
+    const urls = this.#held?.issued.controlUrls ?? [];
+    const access = { urls, roots: identity.roots, trustDomain: identity.id.trustDomain, identity };
+    return openWatch(access, events, this.#context);
+  }
+
+  /**
+   * Takes a new bundle from the control plane: published at once, kept on disk after it. An older one changes nothing; one
+   * under which our own certificate would be a stranger's is refused, for our peers would refuse us.
+   */
+  adopt(bundle: BundleView): true | Refusal {
+    const held = this.#held;
+    if (held === undefined || bundle.sequence <= held.issued.bundleSequence) return true;
+    const { id, chain } = held.issued;
+    const roots = readAll(bundle.roots);
+    if (isRefusal(roots)) return roots;
+    const atMs = inDateMs(held.issued, this.#context.clock.wallMs());
+    const proof = verifyWorkload({ chain, roots, trustDomain: bundle.trustDomain, atMs, expect: id.text });
+    if (isRefusal(proof)) return proof;
+    const issued = { ...held.issued, roots, bundleSequence: bundle.sequence };
+    this.#held = { ...held, issued };
+    if (this.current.read() !== undefined) this.#publish(issued);
+    this.#log.info("the trust bundle has changed", { sequence: bundle.sequence, roots: roots.length });
+    this.#save(this.#held).catch((thrown: unknown) => {
+      this.#log.error("the new trust bundle could not be kept on disk", { error: thrown });
+    });
+    return true;
+  }
+
+  async #take(stored: Stored): Promise<void> {
+    const { issued } = stored;
+    this.#requireExpected(issued.id.text, issued.id.trustDomain);
+    const { wallMs } = this.#now();
+    // Judged at a moment of its own life: whether that life is over is another question, and clocks may be wrong at boot.
+    const proof = verifyWorkload({
+      chain: issued.chain,
+      roots: issued.roots,
+      trustDomain: issued.id.trustDomain,
+      atMs: inDateMs(issued, wallMs),
+      expect: issued.id.text,
+    });
+    if (isRefusal(proof)) {
+      await this.#context.stateFolder.setAside("identity.json", proof.message);
+      if (this.#recovery === undefined) await this.#enrollPatiently();
+      else await this.#comeBack(this.#recovery);
+      return;
+    }
+    this.#hold(stored);
+    if (wallMs >= issued.notAfterMs) await this.#tryOnce();
+  }
+
+  /** What is on disk has to be brought back by its recovery key; `start` goes on where this first try fails. */
+  async #comeBack(recovery: Recovery): Promise<void> {
+    this.#requireExpected(recovery.id, recovery.trustDomain);
+    await this.#tryOnce();
+  }
+
+  #requireExpected(id: string, trustDomain: string): void {
+    const { expect, stateFolder } = this.#context;
+    if (expect === undefined || id === serviceId(trustDomain, expect)) return;
+    throw new HauberkError(
+      "USAGE",
+      `Cannot run ${expect.service}.${expect.namespace} from ${stateFolder.path}: it holds the identity "${id}"`,
+      "Name another folder with --state DIR, or run the service that this one belongs to",
+    );
+  }
+
+  async #enrollPatiently(): Promise<void> {
+    const { clock, options, random } = this.#context;
+    const token = await this.#context.tokenSource();
+    if (token === undefined) throw HauberkError.from(tokenNeeded());
+    const untilMs = clock.monotonicMs() + options.enrollWaitMs;
+    for (let failures = 0; ; failures++) {
+      const done = await this.#enroll(token);
+      if (done === true) return;
+      const waitMs = Math.min(5_000, 250 * 2 ** Math.min(10, failures)) * (0.5 + 0.5 * random.draw());
+      if (done.code !== "CONTROL_UNREACHABLE" || clock.monotonicMs() + waitMs > untilMs) throw HauberkError.from(done);
+      if (failures === 0)
+        this.#log.warn("the control plane cannot be reached yet; waiting for it", { because: done.message });
+      await new Promise<void>((resolve) => void clock.after(waitMs, resolve));
+    }
+  }
+
+  async #enroll(token: string): Promise<true | Refusal> {
+    const { stateFolder, expect } = this.#context;
+    const enrolled = await enroll(token.trim(), { folder: stateFolder, expect, context: this.#context });
+    if (isRefusal(enrolled)) return enrolled;
+    this.#recovery = enrolled.recovery;
+    const { issued } = enrolled;
+    const stored = { issued, draw: this.#context.random.draw() };
+    await this.#save(stored);
+    await forgetEnrolling(stateFolder);
+    this.#hold(stored, planAfterIssue);
+    this.#log.info("enrolled", { id: issued.id.text, instance: issued.instance, notAfter: isoOf(issued.notAfterMs) });
+    return true;
+  }
+
+  #tick(): void {
+    if (!this.#running) return;
+    const { wallMs } = this.#now();
+    this.#publishWhatIsInDate(wallMs);
+    if (isDue(this.#plan, this.#now())) void this.#tryOnce();
+    this.#cancelTick?.();
+    const waitMs = lookAgainMs(this.#plan, this.#held?.issued, this.#now());
+    this.#cancelTick = this.#context.clock.after(waitMs, () => this.#tick());
+  }
+
+  /** Follows the wall clock both ways: an ended certificate is not used, one that is in date again is. */
+  #publishWhatIsInDate(wallMs: number): void {
+    const held = this.#held?.issued;
+    const shown = this.current.read() !== undefined;
+    if (held === undefined) return;
+    const inDate = isInDate(held, wallMs);
+    if (inDate && !shown) this.#publish(held);
+    if (inDate || !shown) return;
+    this.#log.error(
+      "the certificate has ended and could not be renewed in time; no call is made or taken until it is back",
+      {
+        notAfter: isoOf(held.notAfterMs),
+        now: isoOf(wallMs),
+      },
+    );
+    this.current.publish(undefined);
+  }
+
+  #tryOnce(): Promise<void> {
+    this.#trying ??= this.#try()
+      .catch((thrown: unknown) =>
+        this.#failed(
+          refuse(
+            "STATE_DAMAGED",
+            `Cannot keep a certificate: ${messageOf(thrown)}`,
+            "Look at the state folder and its disk",
+          ),
+          thrown,
+        ),
+      )
+      .finally(() => {
+        this.#trying = undefined;
+        this.#tick();
+      });
+    return this.#trying;
+  }
+
+  async #try(): Promise<void> {
+    const identity = this.current.read();
+    const held = this.#held?.issued;
+    let issued: Issued | Refusal;
+    let how: "renewed" | "recovered" = "renewed";
+    if (identity !== undefined && held !== undefined && isInDate(held, this.#context.clock.wallMs())) {
+      issued = await renew(held, identity, this.#context);
+      // A clock that differs, or a store that was restored, forgets leaves; it does not forget recovery keys.
+      if (isRefusal(issued) && (issued.code === "LEAF_EXPIRED" || issued.code === "LEAF_UNKNOWN")) {
+        this.#log.warn("the control plane does not take this certificate; trying the recovery key", {
+          because: issued.message,
+        });
+        how = "recovered";
+        issued = await this.#recoverOr(issued);
+      }
+    } else {
+      how = "recovered";
+      issued = await this.#recoverOr(tokenNeeded());
+      if (isRefusal(issued) && isForPerson(issued.code) && (await this.#enrollAnew())) return;
+    }
+    if (isRefusal(issued)) this.#failed(issued, undefined);
+    else await this.#install(issued, how);
+  }
+
+  #recoverOr(otherwise: Refusal): Promise<Issued | Refusal> {
+    const held = this.#held?.issued;
+    if (this.#recovery === undefined) return Promise.resolve(otherwise);
+    const { enrollmentUrls, roots } = held ?? this.#recovery;
+    return recover({ ...this.#recovery, enrollmentUrls, roots }, this.#context);
+  }
+
+  /** A person may have put a new token beside a sidecar that cannot come back by itself. */
+  async #enrollAnew(): Promise<boolean> {
+    const token = await this.#context.tokenSource();
+    if (token === undefined) return false;
+    const done = await this.#enroll(token);
+    if (done === true) return true;
+    this.#log.warn("the enrollment token at hand does not help either", { code: done.code, because: done.message });
+    return false;
+  }
+
+  async #install(issued: Issued, how: "renewed" | "recovered"): Promise<void> {
+    const stored = { issued: this.#withNewestBundle(issued), draw: this.#context.random.draw() };
+    try {
+      await this.#save(stored);
+    } catch (thrown) {
+      const held = this.#held?.issued;
+      const leftMs = held === undefined ? 0 : held.notAfterMs - this.#context.clock.wallMs();
+      if (held !== undefined && leftMs > (held.notAfterMs - held.issuedAtMs) * unkeptShare) throw thrown;
+      this.#log.error("the new certificate could not be kept on disk and is used from memory", { error: thrown });
+    }
+    this.#hold(stored, planAfterIssue);
+    this.#renewals?.with(how).add();
+    this.#log.info(`the certificate was ${how}`, {
+      id: issued.id.text,
+      instance: issued.instance,
+      serial: issued.chain[0]?.serial,
+      notAfter: isoOf(issued.notAfterMs),
+      next: isoOf(this.#plan.nextAtMs),
+    });
+  }
+
+  /** A bundle that came by the watch while the answer was under way is newer than the answer's. */
+  #withNewestBundle(issued: Issued): Issued {
+    const held = this.#held?.issued;
+    if (held === undefined || held.bundleSequence <= issued.bundleSequence) return issued;
+    return { ...issued, roots: held.roots, bundleSequence: held.bundleSequence };
+  }
+
+  #failed(refusal: Refusal, thrown: unknown): void {
+    const held = this.#held?.issued;
+    const failed = { code: refusal.code, life: held, now: this.#now(), draw: this.#context.random.draw() };
+    this.#plan = planRetry(this.#plan, failed, this.#context.options);
+    this.#renewals?.with("failed").add();
+    const fields = {
+      code: refusal.code,
+      because: refusal.message,
+      hint: refusal.hint,
+      failures: this.#plan.failures,
+      next: isoOf(this.#plan.nextAtMs),
+      ...(held === undefined ? {} : { notAfter: isoOf(held.notAfterMs) }),
+      ...(thrown === undefined ? {} : { error: thrown }),
+    };
+    const late = held === undefined || failed.now.wallMs > held.notAfterMs - (held.notAfterMs - held.issuedAtMs) * 0.1;
+    if (isForPerson(refusal.code) || late)
+      this.#log.error("the certificate could not be renewed; a person is needed soon", fields);
+    else this.#log.warn("the certificate could not be renewed; it stays in use and is tried again", fields);
+  }
+
+  #hold(stored: Stored, plan: typeof planAfterIssue = planRenewal): void {
+    const { wallMs } = this.#now();
+    this.#held = stored;
+    this.#plan = plan(stored.issued, stored.draw, wallMs);
+    if (isInDate(stored.issued, wallMs)) this.#publish(stored.issued);
+  }
+
+  #publish(issued: Issued): void {
+    const { id, chain, key, roots, bundleSequence, issuedAtMs, notAfterMs } = issued;
+    const generation = ++this.#generation;
+    this.current.publish(
+      Object.freeze({
+        id,
+        chain,
+        key,
+        roots,
+        bundleSequence,
+        issuedAtMs,
+        notAfterMs,
+        generation,
+      } satisfies TlsIdentity),
+    );
+  }
+
+  /** One after the other: the files of two identities must not mix. */
+  #save(stored: Stored): Promise<void> {
+    const { stateFolder } = this.#context;
+    const saved = this.#saving.then(async () => {
+      await writeIdentity(stateFolder, stored);
+      const { roots, enrollmentUrls, bundleSequence } = stored.issued;
+      const before = this.#recovery;
+      if (
+        before === undefined ||
+        (before.enrollmentUrls.join() === enrollmentUrls.join() && sameRoots(before.roots, roots))
+      )
+        return;
+      this.#recovery = { ...before, enrollmentUrls, roots };
+      await writeRecovery(stateFolder, this.#recovery);
+      this.#log.debug("the recovery file follows the bundle", { bundleSequence });
+    });
+    this.#saving = saved.catch(() => undefined);
+    return saved;
+  }
+
+  #now(): Now {
+    const { clock } = this.#context;
+    return { wallMs: clock.wallMs(), monotonicMs: clock.monotonicMs() };
+  }
+
+  #renewals: ReturnType<Metrics["counter"]> | undefined;
+
+  #measure(metrics: Metrics | undefined): void {
+    if (metrics === undefined) return;
+    this.#renewals = metrics.counter({
+      name: "hauberk_certificate_renewals_total",
+      help: "Tries to renew or recover the certificate, by what became of them.",
+      labels: ["result"],
+    });
+    for (const result of ["renewed", "recovered", "failed"]) this.#renewals.with(result);
+    const seconds = (name: string, help: string, read: () => number): void => {
+      const gauge = metrics.gauge({ name, help }).with();
+      metrics.collect(() => gauge.set(Math.round(read() / 1_000)));
+    };
+    seconds(
+      "hauberk_certificate_not_after_seconds",
+      "When the certificate ends, seconds since 1970; 0 for none.",
+      () => this.#held?.issued.notAfterMs ?? 0,
+    );
+    seconds(
+      "hauberk_certificate_issued_seconds",
+      "When the certificate was issued, seconds since 1970; 0 for none.",
+      () => this.#held?.issued.issuedAtMs ?? 0,
+    );
+    seconds(
+      "hauberk_certificate_next_try_seconds",
+      "When it is renewed or tried again, seconds since 1970.",
+      () => this.#plan.nextAtMs,
+    );
+  }
+}
+
+function sameRoots(a: Recovery["roots"], b: Recovery["roots"]): boolean {
+  return a.length === b.length && a.every((root, i) => root.der.equals(b[i]?.der ?? Buffer.alloc(0)));
+}
+
+function inDateMs(issued: Issued, wallMs: number): number {
+  return Math.min(Math.max(wallMs, issued.issuedAtMs), issued.notAfterMs - 1);
+}
+
+function isoOf(ms: number): string {
+  return Number.isFinite(ms) ? new Date(ms).toISOString() : "never";
+}
+
+function tokenNeeded(): Refusal {
+  return refuse(
+    "TOKEN_NEEDED",
+    "Cannot enroll: no usable identity is on disk and no enrollment token was given",
+    "Make one on the control plane's machine and hand it over: hauberk token create --service NAME, then --token-file PATH",
+  );
+}
