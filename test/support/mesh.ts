@@ -105,19 +105,21 @@ export class Mesh {
   }
 
   /** Starts a command that says in one JSON line when it is ready, and goes on. */
-  start(args: readonly string[], around: { environment?: Readonly<Record<string, string>> } = {}): Promise<Started> {
-    const child = spawn(process.execPath, [this.entry, ...args, "--json"], {
+  start(
+    args: readonly string[],
+    around: { environment?: Readonly<Record<string, string>>; program?: readonly string[] } = {},
+  ): Promise<Started> {
+    const program = around.program === undefined ? [] : ["--", ...around.program];
+    const child = spawn(process.execPath, [this.entry, ...args, "--json", ...program], {
       cwd: this.home,
       env: { ...this.environment, ...around.environment },
       stdio: ["ignore", "pipe", "pipe"],
     });
     let text = "";
     const exited = new Promise<number>((resolve) => child.once("exit", (code, signal) => resolve(code ?? (signal === null ? -1 : 128))));
-    child.stderr.on("data", (chunk: Buffer) => (text += chunk.toString("utf8")));
     return new Promise((resolve, reject) => {
-      const lines = createInterface({ input: child.stdout });
       void exited.then((code) => reject(new Error(`hauberk ${args.join(" ")} ended with ${code} before it was ready: ${text}`)));
-      lines.on("line", (line) => {
+      const take = (line: string): void => {
         text += `${line}\n`;
         const ready = parseReady(line);
         if (ready === undefined) return;
@@ -135,7 +137,10 @@ export class Mesh {
         this.#started.add(started);
         void exited.then(() => this.#started.delete(started));
         resolve(started);
-      });
+      };
+      // `run` leaves standard output to its program, and says the same on standard error.
+      createInterface({ input: child.stdout }).on("line", take);
+      createInterface({ input: child.stderr }).on("line", take);
     });
   }
 

@@ -7,4 +7,5 @@ serve([
     /^\/accounts\/(\w+)$/,
     (request, [, account]) => ({ value: { account, balance: 42, caller: request.headers["x-forwarded-client-cert"] } }),
   ],
+  ["GET", /^\/healthz$/, () => ({ value: { pid: process.pid } })],
 ]);

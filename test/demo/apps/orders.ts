@@ -7,7 +7,11 @@ let mode = "well";
 let turn = 0;
 
 serve([
-  ["GET", /^\/orders\/flaky$/, () => (turn++ % 2 === 0 ? { status: 503, value: { error: "flaky" } } : { value: { order: "flaky", instance: env["INSTANCE"] } })],
+  [
+    "GET",
+    /^\/orders\/flaky$/,
+    () => (env["FLAKY"] !== undefined && turn++ % 6 === 5 ? { status: 503, value: { error: "flaky" } } : { value: { order: "flaky", instance: env["INSTANCE"] } }),
+  ],
   [
     "GET",
     /^\/orders\/(\w+)$/,
@@ -23,7 +27,7 @@ serve([
     },
   ],
   ["POST", /^\/orders$/, (request, _match, body) => ({ status: 201, value: { created: body.length, by: request.headers["x-forwarded-client-cert"] } })],
-  ["GET", /^\/healthz$/, () => ({ value: "well" })],
+  ["GET", /^\/healthz$/, () => ({ value: { pid: process.pid } })],
   // For whoever runs the demo, on loopback: no policy lets anybody call it through the mesh.
   [
     "PUT",

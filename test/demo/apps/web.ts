@@ -65,4 +65,5 @@ serve([
   ],
   ["GET", /^\/load$/, () => ({ value: load ?? null })],
   ["DELETE", /^\/load$/, async () => ({ value: (await end()) ?? null })],
+  ["GET", /^\/healthz$/, () => ({ value: { pid: process.pid } })],
 ]);
