@@ -5,7 +5,7 @@
  */
 import { createPublicKey, hash, type KeyObject } from "node:crypto";
 import { refuse, type Refusal } from "../base/errors.ts";
-import { DerError, DerReader, contextTag, tags } from "./der-reader.ts";
+import { DerError, DerReader, contextTag, onlySequence, tags } from "./der-reader.ts";
 import { noExtensions, readExtensions } from "./extensions.ts";
 import type { Extensions } from "./extensions.ts";
 
@@ -104,10 +104,7 @@ function not(because: string): Refusal {
 }
 
 function parse(bytes: Buffer): Certificate {
-  new DerReader(bytes).walk();
-  const outer = new DerReader(bytes);
-  const certificate = outer.enter(tags.sequence);
-  outer.finish("the certificate");
+  const certificate = onlySequence(bytes, "the certificate");
   const tbs = certificate.element(tags.sequence);
   const algorithm = certificate.element(tags.sequence);
   const signature = certificate.bitOctets();

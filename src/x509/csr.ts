@@ -1,6 +1,6 @@
 import { createPublicKey, sign, verify, type KeyObject } from "node:crypto";
 import { refuse, type Refusal } from "../base/errors.ts";
-import { DerError, DerReader, contextTag, tags } from "./der-reader.ts";
+import { DerError, DerReader, contextTag, onlySequence, tags } from "./der-reader.ts";
 import { bitOctets, explicit, sequence, smallInteger } from "./der-writer.ts";
 import { readExtensions } from "./extensions.ts";
 import { ecdsaSha256, isP256Spki, spkiOf } from "./keys.ts";
@@ -56,10 +56,7 @@ export function readCsr(bytes: Buffer): CertificateRequest | Refusal {
 }
 
 function parse(bytes: Buffer) {
-  new DerReader(bytes).walk();
-  const outer = new DerReader(bytes);
-  const request = outer.enter(tags.sequence);
-  outer.finish("the request");
+  const request = onlySequence(bytes, "the request");
   const info = request.element(tags.sequence);
   const algorithm = request.element(tags.sequence);
   const signature = request.bitOctets();

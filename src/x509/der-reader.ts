@@ -184,6 +184,15 @@ export class DerReader {
   }
 }
 
+/** The content of the one sequence that `bytes` are, well formed to its leaves, with nothing after it. */
+export function onlySequence(bytes: Buffer, what: string): DerReader {
+  const outer = new DerReader(bytes);
+  outer.element(tags.sequence);
+  outer.finish(what);
+  new DerReader(bytes).walk();
+  return new DerReader(bytes).enter(tags.sequence);
+}
+
 const timeForm = /^(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)Z$/;
 
 function timeMs(text: string): number {

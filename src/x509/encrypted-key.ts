@@ -8,7 +8,7 @@ import {
   type KeyObject,
 } from "node:crypto";
 import { isRefusal, refuse, type Refusal } from "../base/errors.ts";
-import { DerError, DerReader, tags } from "./der-reader.ts";
+import { DerError, onlySequence, tags, type DerReader } from "./der-reader.ts";
 import { der, octetString, oid, sequence, smallInteger } from "./der-writer.ts";
 import { fromPem, toPem } from "./pem.ts";
 
@@ -86,9 +86,7 @@ interface Sealed {
 }
 
 function parse(bytes: Buffer): Sealed {
-  const outer = new DerReader(bytes);
-  const info = outer.enter(tags.sequence);
-  outer.finish("the key");
+  const info = onlySequence(bytes, "the key");
   const algorithm = info.enter(tags.sequence);
   if (algorithm.oid() !== pbes2) throw new DerError("it is not sealed with PBES2");
   const scheme = algorithm.enter(tags.sequence);
