@@ -58,6 +58,12 @@ export interface ServerExchange extends Body {
   respond(head: ResponseHead, end: boolean): void;
   /** Gives the exchange up: RST_STREAM in HTTP/2, the end of the connection in HTTP/1. */
   abort(loss: Loss): void;
+  /**
+   * Keeps the exchange counted against the peer's limit, also after it was aborted, until what is returned is called.
+   * For a handler that cannot stop its work at once: else resets would buy unlimited work (CVE-2023-44487).
+   * Absent where one connection carries one exchange.
+   */
+  hold?(): () => void;
 }
 
 /** What is known about the peer of a connection. */

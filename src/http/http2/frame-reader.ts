@@ -35,7 +35,7 @@ export interface FrameListener {
   /** A header block has begun that is not whole yet. */
   headersPending(): void;
   priority(streamId: number, dependsOn: number): void;
-  reset(streamId: number, code: number): void;
+  streamReset(streamId: number, code: number): void;
   /** Its settings, six bytes each, lie between `start` and `end`. */
   settings(bytes: Buffer, start: number, end: number): void;
   settingsAcknowledged(): void;
@@ -253,7 +253,7 @@ export class FrameReader {
       case RST_STREAM:
         if (payload !== 4) this.#break(FRAME_SIZE_ERROR, "RST_STREAM of a wrong size");
         else if (streamId === 0) this.#break(PROTOCOL_ERROR, "RST_STREAM on stream 0");
-        else this.#listener.reset(streamId, readUint32(bytes, start));
+        else this.#listener.streamReset(streamId, readUint32(bytes, start));
         return;
       case WINDOW_UPDATE:
         this.#windowUpdate(streamId, bytes, start, payload);

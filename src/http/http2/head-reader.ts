@@ -139,8 +139,8 @@ export function readRequest(list: FieldList, endStream: boolean): RequestHead | 
   return { method, scheme, authority, path, fields, bodyLength: length };
 }
 
-/** Judges the head of an answer. `bodyless` says that it answers HEAD, so that its content length describes no body here. */
-export function readResponse(list: FieldList, endStream: boolean, bodyless: boolean): ResponseHead | BadHead {
+/** Judges the head of an answer to a request of this method. */
+export function readResponse(list: FieldList, endStream: boolean, method: string): ResponseHead | BadHead {
   const { names, values, marks, count } = list;
   let status = 0;
   let length = -1;
@@ -164,8 +164,9 @@ export function readResponse(list: FieldList, endStream: boolean, bodyless: bool
   if (status === 0) return new BadHead("no :status");
   if (status === 101) return new BadHead("status 101, which HTTP/2 does not have");
   if (status < 200) return { status, fields, bodyLength: 0 };
-  const noBody = bodyless || status === 304 || status === 204;
-  if (noBody) {
+  // A tunnel has no length, whatever is said of it (RFC 9110, 9.3.6).
+  if (method === "CONNECT" && status < 300) return { status, fields, bodyLength: endStream ? 0 : -1 };
+  if (method === "HEAD" || status === 304 || status === 204) {
     if (length >= 0 && status !== 204) fields.push("content-length", String(length));
     else if (length > 0) return new BadHead("status 204 with a content length");
     return { status, fields, bodyLength: 0 };

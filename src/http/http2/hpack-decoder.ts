@@ -35,9 +35,10 @@ export class HpackDecoder {
   #sizeLimit: number;
   #mustShrink = false;
 
-  constructor(tableBytesMax = 4096) {
-    this.#sizeMax = tableBytesMax;
-    this.#sizeLimit = tableBytesMax;
+  /** `tableBytes` is what the connection begins with, `limit` what the peer may raise it to. */
+  constructor(tableBytes = 4096, limit = tableBytes) {
+    this.#sizeMax = tableBytes;
+    this.#sizeLimit = limit;
   }
 
   /** Our SETTINGS_HEADER_TABLE_SIZE has been acknowledged; a smaller one has to be confirmed by a size update. */

@@ -1,0 +1,776 @@
+/**
+ * What both ends of an HTTP/2 connection do alike (RFC 9113): frames in, flow control in both directions, settings,
+ * keep-alive, the limits on what a peer may cost, and the end. The roles are in http2-server.ts and http2-client.ts.
+ */
+import type { Duplex } from "node:stream";
+import type { Clock } from "../base/clock.ts";
+import { repeat } from "../base/clock.ts";
+import { messageOf } from "../base/errors.ts";
+import type { OptionValues } from "../base/options.ts";
+import type { Random } from "../base/random.ts";
+import { FieldList } from "../http/http2/field-list.ts";
+import { FrameReader } from "../http/http2/frame-reader.ts";
+import type { FrameListener } from "../http/http2/frame-reader.ts";
+import * as frames from "../http/http2/frames.ts";
+import { HpackDecoder } from "../http/http2/hpack-decoder.ts";
+import { HpackEncoder, boundOf } from "../http/http2/hpack-encoder.ts";
+import * as settings from "../http/http2/settings.ts";
+import type { Fields } from "../http/message.ts";
+import type { Loss } from "./exchange.ts";
+import { Allowance } from "./http2-allowance.ts";
+import { ClosedStreams, ENDED, FORGOTTEN, RESET_BY_PEER, RESET_BY_US, SKIPPED } from "./http2-closed-streams.ts";
+import type { http2Options } from "./http2-options.ts";
+import { Http2Output } from "./http2-output.ts";
+import { noChunks } from "./http2-stream.ts";
+import type { Http2Stream } from "./http2-stream.ts";
+
+export interface Http2Context {
+  readonly clock: Clock;
+  readonly options: OptionValues<typeof http2Options>;
+  /** The connection is over; called once, after every exchange has heard of it. */
+  onClosed(because: string): void;
+  /** The peer takes no new request. */
+  onGoaway?(): void;
+  readonly random?: Random;
+}
+
+/** SETTINGS_HEADER_TABLE_SIZE before anybody set it. */
+const TABLE_DEFAULT = 4_096;
+/** How long a connection that said its last word may take to send it. */
+const LINGER_MS = 1_000;
+/** Streams and sent data that let a peer send so many cheap frames more. */
+const EARNED_BY_STREAM = 4;
+const EARNED_BY_DATA = 4;
+/** A completed stream is worth this part of a reset. */
+const EARNED_BY_COMPLETION = 0.25;
+/** What the frames cost that make the receiver work for all of its streams. */
+const COST_OF_SETTINGS = 20;
+/** A server stops reading while this many times its output limit is unsent. */
+const STUCK_FACTOR = 4;
+
+const settingsAck = settings.settingsFrame([]);
+settingsAck[4] = frames.ACK;
+
+const keepAlivePing = Buffer.from("hauberk?", "latin1");
+
+export abstract class Http2Connection implements FrameListener {
+  readonly streams = new Map<number, Http2Stream>();
+  protected readonly socket: Duplex;
+  protected readonly context: Http2Context;
+  protected readonly output: Http2Output;
+  protected readonly reader: FrameReader;
+  protected readonly decoder: HpackDecoder;
+  protected readonly encoder: HpackEncoder;
+  protected readonly list: FieldList;
+  protected readonly closedStreams = new ClosedStreams();
+  protected readonly noise: Allowance;
+  protected readonly resets: Allowance;
+  /** Nothing more is read, written or called. */
+  protected over = false;
+  protected settled = false;
+  protected peerInitialWindow = frames.WINDOW_DEFAULT;
+  protected peerStreamsMax = Number.POSITIVE_INFINITY;
+
+  // Sending.
+  #sendWindow = frames.WINDOW_DEFAULT;
+  /** Streams with something queued and a window of their own. */
+  readonly #ready = new Set<Http2Stream>();
+  /** Streams that were told to wait for the socket alone. */
+  #waiting: Http2Stream[] = [];
+
+  // Receiving.
+  #receiveWindow: number;
+  #credit = 0;
+  #heard = false;
+  #paused = false;
+  /** The stream of the DATA frame that is being read, and whether it ends with it; undefined when it is dropped. */
+  #dataStream: Http2Stream | undefined = undefined;
+  #dataEnds = false;
+  #dataSeen = false;
+
+  #newWindow = frames.WINDOW_DEFAULT;
+  #cancelSettings: () => void;
+  readonly #cancelPing: () => void;
+  #cancelPingAck: (() => void) | undefined = undefined;
+  #cancelHeaders: (() => void) | undefined = undefined;
+
+  constructor(socket: Duplex, context: Http2Context) {
+    const { clock, options } = context;
+    this.socket = socket;
+    this.context = context;
+    this.output = new Http2Output(socket, () => this.#guarded(() => this.#written()));
+    this.reader = new FrameReader(this, {
+      blockBytesMax: options.headerBlockBytesMax,
+      continuationsMax: options.continuationsMax,
+    });
+    this.decoder = new HpackDecoder(TABLE_DEFAULT, Math.max(TABLE_DEFAULT, options.headerTableBytes));
+    this.encoder = new HpackEncoder(options.headerTableBytes);
+    this.list = new FieldList({ fieldsMax: options.headersMax, bytesMax: options.headersBytesMax });
+    this.noise = new Allowance(options.noiseMax, options.noisePerSecond, clock);
+    this.resets = new Allowance(options.resetsMax, options.resetsPerSecond, clock);
+    this.#receiveWindow = frames.WINDOW_DEFAULT;
+    this.#cancelSettings = clock.after(options.settingsMs, () =>
+      this.#guarded(() => this.fail(frames.SETTINGS_TIMEOUT, "settings were not acknowledged in time")),
+    );
+    this.#cancelPing = repeat(clock, options.pingMs, () => this.#guarded(() => this.#keepAlive()));
+    if ("setNoDelay" in socket) (socket as unknown as { setNoDelay(on: boolean): void }).setNoDelay(true);
+  }
+
+  /** Called by the roles once they are whole: the socket may speak at once. */
+  protected attach(): void {
+    const socket = this.socket;
+    socket.on("error", (error: Error) => this.#guarded(() => this.ended(`the socket failed: ${messageOf(error)}`)));
+    socket.on("close", () => this.#guarded(() => this.ended("the socket closed")));
+    socket.on("end", () => {
+      this.#guarded(() => this.ended("the peer ended the connection"));
+      socket.destroy();
+    });
+    if (socket.destroyed || socket.readableEnded) {
+      setImmediate(() => this.#guarded(() => this.ended("the socket was closed before it was used")));
+      return;
+    }
+    socket.on("data", (chunk: Buffer) => {
+      this.#heard = true;
+      try {
+        this.receive(chunk);
+        if (this.output.pending > this.context.options.outputBytes * STUCK_FACTOR) this.stuck();
+      } catch (thrown) {
+        this.#bug(thrown);
+      }
+    });
+  }
+
+  protected receive(chunk: Buffer): void {
+    this.reader.read(chunk);
+  }
+
+  /** More is unsent than is good. */
+  protected stuck(): void {}
+
+  protected pauseReading(): void {
+    if (this.#paused || this.over) return;
+    this.#paused = true;
+    this.socket.pause();
+  }
+
+  #guarded(task: () => void): void {
+    try {
+      task();
+    } catch (thrown) {
+      this.#bug(thrown);
+    }
+  }
+
+  /** Something of ours threw: this connection cannot be trusted any more, the process can. */
+  #bug(thrown: unknown): void {
+    try {
+      this.fail(frames.INTERNAL_ERROR, `a bug: ${messageOf(thrown)}`);
+    } catch {
+      this.over = true;
+      this.socket.destroy();
+    }
+  }
+
+  // The end.
+
+  /** The number that GOAWAY names: the highest stream of the peer that was looked at. */
+  protected abstract lastPeerStream(): number;
+  /** What an exchange is told when the whole connection ends. */
+  protected abstract lossOf(stream: Http2Stream, because: string): Loss;
+  protected abstract isIdle(streamId: number): boolean;
+
+  /** Ends the connection because of what the peer, or a bug, did (RFC 9113, 5.4.1). */
+  protected fail(code: number, because: string): void {
+    if (this.over) return;
+    this.reader.stop();
+    this.output.goaway(this.lastPeerStream(), code, because.slice(0, 200));
+    this.#lastWord(`${frames.errorName(code)}: ${because}`, code === frames.INTERNAL_ERROR ? "lost" : "invalid");
+  }
+
+  /** Every exchange has ended, or its time is over. */
+  protected leave(because: string): void {
+    if (this.over) return;
+    this.reader.stop();
+    this.#lastWord(because, undefined);
+  }
+
+  #lastWord(because: string, kind: Loss["kind"] | undefined): void {
+    this.output.flush(true);
+    if (!this.socket.destroyed) this.socket.end();
+    const cancel = this.context.clock.after(LINGER_MS, () => this.socket.destroy());
+    this.socket.once("close", cancel);
+    this.ended(because, kind);
+  }
+
+  /** The socket is no more, or is given up. */
+  protected ended(because: string, kind?: Loss["kind"]): void {
+    if (this.over) return;
+    this.over = true;
+    this.reader.stop();
+    this.#cancelSettings();
+    this.#cancelPing();
+    this.#cancelPingAck?.();
+    this.#cancelHeaders?.();
+    if (this.#paused) this.socket.resume();
+    for (const stream of this.streams.values()) {
+      stream.closed = true;
+      this.#drop(stream);
+      const loss = this.lossOf(stream, because);
+      try {
+        stream.events.aborted(kind === undefined || loss.kind === "unprocessed" ? loss : { kind, because });
+      } catch {
+        // One listener's bug must not keep the others from hearing of the end.
+      }
+    }
+    this.streams.clear();
+    this.#ready.clear();
+    this.onOver(because);
+    this.context.onClosed(because);
+  }
+
+  protected onOver(_because: string): void {}
+
+  destroy(because: string): void {
+    this.#guarded(() => this.ended(because));
+    this.socket.destroy();
+  }
+
+  // Streams.
+
+  protected opened(stream: Http2Stream): void {
+    this.streams.set(stream.id, stream);
+    this.noise.earn(EARNED_BY_STREAM);
+  }
+
+  protected close(stream: Http2Stream, how: number): void {
+    if (stream.closed) return;
+    stream.closed = true;
+    this.streams.delete(stream.id);
+    this.closedStreams.add(stream.id, how);
+    if (stream.queued > 0) this.#drop(stream);
+    if (stream.unconsumed > 0) this.#creditConnection(stream.unconsumed);
+    if (how === ENDED) this.resets.earn(EARNED_BY_COMPLETION);
+    this.streamGone();
+  }
+
+  #drop(stream: Http2Stream): void {
+    this.#ready.delete(stream);
+    stream.queue = noChunks;
+    stream.queued = 0;
+  }
+
+  /** A stream has ended; the roles see whether it was the last. */
+  protected streamGone(): void {}
+
+  /** Resets a stream on our own account. */
+  reset(stream: Http2Stream, code: number): void {
+    if (stream.closed) return;
+    this.output.reset(stream.id, code);
+    this.close(stream, RESET_BY_US);
+  }
+
+  /** The peer broke the rules of one stream (RFC 9113, 5.4.2). */
+  streamBroken(streamId: number, code: number, because: string): void {
+    const stream = this.streams.get(streamId);
+    if (stream !== undefined) this.breakStream(stream, code, because);
+    else if (this.isIdle(streamId)) this.fail(code, because);
+    else this.refuseStream(streamId, code);
+  }
+
+  protected breakStream(stream: Http2Stream, code: number, because: string): void {
+    this.reset(stream, code);
+    stream.events.aborted({ kind: "invalid", because: `${frames.errorName(code)}: ${because}` });
+    this.billReset();
+  }
+
+  /** Answers a frame of a stream that is not there. */
+  protected refuseStream(streamId: number, code: number): void {
+    this.output.reset(streamId, code);
+    this.billReset();
+  }
+
+  /** Each stream that the peer makes end early costs it, whoever sends the RST_STREAM (CVE-2023-44487, CVE-2025-8671). */
+  protected billReset(): void {
+    if (!this.resets.spend(1, this.context.clock))
+      this.fail(frames.ENHANCE_YOUR_CALM, "too many streams that end early");
+    else this.#checkControls();
+  }
+
+  protected bill(cost: number, what: string): void {
+    if (!this.noise.spend(cost, this.context.clock))
+      this.fail(frames.ENHANCE_YOUR_CALM, `too many frames without use: ${what}`);
+  }
+
+  #checkControls(): void {
+    if (this.output.controls > this.context.options.controlQueueMax)
+      this.fail(frames.ENHANCE_YOUR_CALM, "too many answers that are not read");
+  }
+
+  // Sending (RFC 9113, 6.9).
+
+  /** Writes a header block: `encode` is told apart by the roles, so that no closure is made. */
+  protected headersRoom(fields: Fields, extra: number): void {
+    const out = this.output.room(frames.FRAME_HEAD_BYTES + boundOf(fields) + extra);
+    this.encoder.begin(out, this.output.at + frames.FRAME_HEAD_BYTES);
+  }
+
+  protected encodeFields(fields: Fields): void {
+    const encoder = this.encoder;
+    for (let i = 0; i < fields.length; i += 2) encoder.field(fields[i] as string, fields[i + 1] as string);
+  }
+
+  /** False when the block cannot be sent; nothing of it is then. */
+  protected headersWritten(stream: Http2Stream, endStream: boolean): boolean {
+    if (this.encoder.invalid !== undefined) {
+      this.encoder.forget();
+      return false;
+    }
+    this.output.headers(stream.id, this.encoder.at - this.output.at - frames.FRAME_HEAD_BYTES, endStream);
+    if (endStream) this.localEnd(stream);
+    return true;
+  }
+
+  protected localEnd(stream: Http2Stream): void {
+    stream.localEnded = true;
+    if (stream.remoteEnded) this.close(stream, ENDED);
+  }
+
+  /** What we were asked to send cannot be said in HTTP/2; whoever asked hears it in the next turn. */
+  protected unsayable(stream: Http2Stream, because: string): void {
+    this.reset(stream, frames.INTERNAL_ERROR);
+    setImmediate(() => this.#guarded(() => stream.events.aborted({ kind: "invalid", because })));
+  }
+
+  send(stream: Http2Stream, chunk: Buffer): boolean {
+    const length = chunk.length;
+    const outputBytes = this.context.options.outputBytes;
+    let sent = 0;
+    if (stream.queued === 0 && this.#ready.size === 0 && this.output.pending < outputBytes) {
+      sent = this.#frameData(stream, chunk, length);
+      if (sent === length) {
+        if (this.output.pending < outputBytes) return true;
+        if (!stream.wantsDrain) this.#waiting.push(stream);
+        stream.wantsDrain = true;
+        return false;
+      }
+    }
+    if (length === 0) return !stream.wantsDrain;
+    if (stream.queue === noChunks) stream.queue = [];
+    stream.queue.push(sent === 0 ? chunk : chunk.subarray(sent));
+    stream.queued += length - sent;
+    stream.wantsDrain = true;
+    if (stream.sendWindow > 0) this.#ready.add(stream);
+    return false;
+  }
+
+  /** Frames as much of a chunk as both windows take; gives how much. */
+  #frameData(stream: Http2Stream, chunk: Buffer, lengthMax: number): number {
+    const length = Math.min(lengthMax, this.#sendWindow, stream.sendWindow);
+    let sent = 0;
+    while (sent < length) {
+      const end = Math.min(length, sent + frames.PAYLOAD_MAX);
+      this.output.data(stream.id, chunk, sent, end);
+      sent = end;
+      this.noise.earn(EARNED_BY_DATA);
+    }
+    if (sent > 0) {
+      this.#sendWindow -= sent;
+      stream.sendWindow -= sent;
+    }
+    return sent;
+  }
+
+  finish(stream: Http2Stream, trailers: Fields | undefined): void {
+    if (stream.queued > 0) {
+      stream.ending = true;
+      stream.trailers = trailers;
+      return;
+    }
+    if (trailers === undefined || trailers.length === 0) {
+      this.output.endStream(stream.id);
+      this.localEnd(stream);
+      return;
+    }
+    this.headersRoom(trailers, 0);
+    this.encodeFields(trailers);
+    if (!this.headersWritten(stream, true)) this.unsayable(stream, "trailers that HTTP/2 cannot carry");
+  }
+
+  /** Sends what waits, one frame of each stream in turn, as long as windows and socket take it. */
+  #pump(): void {
+    const outputBytes = this.context.options.outputBytes;
+    for (const stream of this.#ready) {
+      if (this.#sendWindow <= 0 || this.output.pending >= outputBytes || this.over) return;
+      // Deleted and added again it comes last: the iteration goes round until nothing moves.
+      this.#ready.delete(stream);
+      const chunk = stream.queue[0] as Buffer;
+      const sent = this.#frameData(stream, chunk, Math.min(chunk.length, frames.PAYLOAD_MAX));
+      stream.queued -= sent;
+      if (sent === chunk.length) stream.queue.shift();
+      else stream.queue[0] = chunk.subarray(sent);
+      if (stream.queued > 0) {
+        if (stream.sendWindow > 0) this.#ready.add(stream);
+      } else if (stream.ending) {
+        this.finish(stream, stream.trailers);
+      } else {
+        this.#drained(stream);
+      }
+    }
+  }
+
+  #drained(stream: Http2Stream): void {
+    if (!stream.wantsDrain || stream.closed) return;
+    stream.wantsDrain = false;
+    stream.events.drained();
+  }
+
+  /** The socket took all that we had given it. */
+  #written(): void {
+    if (this.over) return;
+    if (this.#paused && this.output.pending < this.context.options.outputBytes) {
+      this.#paused = false;
+      this.socket.resume();
+    }
+    if (this.#ready.size > 0) this.#pump();
+    if (this.#waiting.length === 0) return;
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    for (const stream of waiting) {
+      if (stream.queued === 0) this.#drained(stream);
+    }
+  }
+
+  windowUpdate(streamId: number, increment: number): void {
+    this.bill(1, "WINDOW_UPDATE");
+    if (this.over) return;
+    if (streamId === 0) {
+      this.#sendWindow += increment;
+      if (this.#sendWindow > frames.WINDOW_MAX) this.fail(frames.FLOW_CONTROL_ERROR, "a window above its maximum");
+      else if (this.#ready.size > 0) this.#pump();
+      return;
+    }
+    const stream = this.streams.get(streamId);
+    if (stream === undefined) {
+      if (this.isIdle(streamId)) this.fail(frames.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream");
+      return;
+    }
+    stream.sendWindow += increment;
+    if (stream.sendWindow > frames.WINDOW_MAX) {
+      this.breakStream(stream, frames.FLOW_CONTROL_ERROR, "a window above its maximum");
+    } else if (stream.queued > 0 && stream.sendWindow > 0) {
+      this.#ready.add(stream);
+      this.#pump();
+    }
+  }
+
+  // Receiving bodies.
+
+  /** Tells the peer of the window that the options give; its first 65,535 bytes need no word. */
+  protected widenReceiveWindow(): void {
+    const more = this.context.options.connectionWindowBytes - frames.WINDOW_DEFAULT;
+    if (more <= 0) return;
+    this.#receiveWindow += more;
+    this.output.windowUpdate(0, more);
+  }
+
+  dataBegins(streamId: number, payload: number, endStream: boolean): void {
+    this.#dataStream = undefined;
+    this.#dataSeen = false;
+    if (payload > this.#receiveWindow) {
+      this.fail(frames.FLOW_CONTROL_ERROR, "more data than the connection's window");
+      return;
+    }
+    this.#receiveWindow -= payload;
+    const stream = this.streams.get(streamId);
+    if (stream === undefined) {
+      this.#lateData(streamId, payload);
+      return;
+    }
+    if (stream.remoteEnded) {
+      this.#creditConnection(payload);
+      this.breakStream(stream, frames.STREAM_CLOSED, "DATA after the end of its stream");
+    } else if (!this.mayHaveBody(stream)) {
+      this.#creditConnection(payload);
+      this.breakStream(stream, frames.PROTOCOL_ERROR, "DATA before its head");
+    } else if (payload > stream.receiveWindow) {
+      this.#creditConnection(payload);
+      this.breakStream(stream, frames.FLOW_CONTROL_ERROR, "more data than the stream's window");
+    } else {
+      stream.receiveWindow -= payload;
+      this.#dataStream = stream;
+      this.#dataEnds = endStream;
+    }
+  }
+
+  /** A client's stream has no body before the head of its answer. */
+  protected mayHaveBody(_stream: Http2Stream): boolean {
+    return true;
+  }
+
+  #lateData(streamId: number, payload: number): void {
+    if (this.isIdle(streamId)) {
+      this.fail(frames.PROTOCOL_ERROR, "DATA on an idle stream");
+      return;
+    }
+    switch (this.closedStreams.find(streamId)) {
+      case RESET_BY_US:
+        this.#creditConnection(payload);
+        if (payload === 0) this.bill(1, "DATA on a closed stream");
+        return;
+      case FORGOTTEN:
+        this.#creditConnection(payload);
+        this.refuseStream(streamId, frames.STREAM_CLOSED);
+        return;
+      default:
+        this.fail(frames.STREAM_CLOSED, "DATA on a closed stream");
+    }
+  }
+
+  dataPiece(piece: Buffer): void {
+    const stream = this.#dataStream;
+    // A frame that is dropped was credited when it began; one whose stream ended meanwhile was not.
+    if (stream === undefined) return;
+    const length = piece.length;
+    this.#dataSeen = true;
+    if (stream.closed) {
+      this.#creditConnection(length);
+      return;
+    }
+    if (stream.expected >= 0) {
+      stream.expected -= length;
+      if (stream.expected < 0) {
+        this.#creditConnection(length);
+        this.breakStream(stream, frames.PROTOCOL_ERROR, "more data than the content length");
+        return;
+      }
+    }
+    stream.unconsumed += length;
+    stream.events.data(piece);
+  }
+
+  dataEnds(padding: number): void {
+    const stream = this.#dataStream;
+    if (stream === undefined) return;
+    this.#dataStream = undefined;
+    if (padding > 0) {
+      this.#creditConnection(padding);
+      if (!stream.closed && !this.#dataEnds) this.#creditStream(stream, padding);
+    }
+    if (!this.#dataSeen && !this.#dataEnds) this.bill(1, "empty DATA");
+    if (stream.closed || !this.#dataEnds || this.over) return;
+    if (stream.expected > 0) {
+      this.breakStream(stream, frames.PROTOCOL_ERROR, "less data than the content length");
+      return;
+    }
+    this.remoteEnd(stream, undefined);
+  }
+
+  protected remoteEnd(stream: Http2Stream, trailers: Fields | undefined): void {
+    stream.remoteEnded = true;
+    stream.events.end(trailers);
+    if (stream.localEnded && !stream.closed) this.close(stream, ENDED);
+  }
+
+  consumed(stream: Http2Stream, bytes: number): void {
+    const real = bytes < stream.unconsumed ? bytes : stream.unconsumed;
+    stream.unconsumed -= real;
+    this.#creditConnection(real);
+    if (!stream.remoteEnded) this.#creditStream(stream, real);
+  }
+
+  /** Windows are given back by halves: a WINDOW_UPDATE for every frame would cost more than the data. */
+  #creditStream(stream: Http2Stream, bytes: number): void {
+    stream.credit += bytes;
+    if (stream.credit * 2 < this.context.options.streamWindowBytes) return;
+    this.output.windowUpdate(stream.id, stream.credit);
+    stream.receiveWindow += stream.credit;
+    stream.credit = 0;
+  }
+
+  #creditConnection(bytes: number): void {
+    this.#credit += bytes;
+    if (this.#credit * 2 < this.context.options.connectionWindowBytes || this.over) return;
+    this.output.windowUpdate(0, this.#credit);
+    this.#receiveWindow += this.#credit;
+    this.#credit = 0;
+  }
+
+  // Heads. The roles read them; here is what both need.
+
+  abstract headers(
+    streamId: number,
+    endStream: boolean,
+    dependsOn: number,
+    bytes: Buffer,
+    start: number,
+    end: number,
+  ): void;
+
+  /** Every block is decoded, wanted or not, because the next one builds on it. */
+  protected decodeBlock(bytes: Buffer, start: number, end: number): boolean {
+    if (this.#cancelHeaders !== undefined) {
+      this.#cancelHeaders();
+      this.#cancelHeaders = undefined;
+    }
+    if (this.decoder.decode(bytes, start, end, this.list)) return true;
+    this.fail(frames.COMPRESSION_ERROR, this.decoder.because);
+    return false;
+  }
+
+  headersPending(): void {
+    this.#cancelHeaders ??= this.context.clock.after(this.context.options.headersMs, () =>
+      this.#guarded(() => this.fail(frames.ENHANCE_YOUR_CALM, "a header block that did not become whole in time")),
+    );
+  }
+
+  /** HEADERS for a stream that is over. */
+  protected lateHeaders(streamId: number): void {
+    switch (this.closedStreams.find(streamId)) {
+      case RESET_BY_US:
+        this.bill(1, "HEADERS on a closed stream");
+        return;
+      case SKIPPED:
+        this.fail(frames.PROTOCOL_ERROR, "a stream below the last one");
+        return;
+      case FORGOTTEN:
+        this.refuseStream(streamId, frames.STREAM_CLOSED);
+        return;
+      default:
+        this.fail(frames.STREAM_CLOSED, "HEADERS on a closed stream");
+    }
+  }
+
+  // The small frames.
+
+  priority(streamId: number, dependsOn: number): void {
+    if (streamId === dependsOn) this.streamBroken(streamId, frames.PROTOCOL_ERROR, "a stream that depends on itself");
+    else this.bill(1, "PRIORITY");
+  }
+
+  unknown(): void {
+    this.bill(1, "unknown frames");
+  }
+
+  ping(acknowledges: boolean, bytes: Buffer, at: number): void {
+    this.bill(1, "PING");
+    if (this.over) return;
+    if (!acknowledges) {
+      this.output.ping(true, bytes, at);
+      this.#checkControls();
+    } else {
+      this.#cancelPingAck?.();
+      this.#cancelPingAck = undefined;
+      this.pinged();
+    }
+  }
+
+  /** One of our PINGs was answered. */
+  protected pinged(): void {}
+
+  protected sendPing(): void {
+    this.output.ping(false, keepAlivePing, 0);
+  }
+
+  #keepAlive(): void {
+    if (this.#heard || this.#cancelPingAck !== undefined) {
+      this.#heard = false;
+      return;
+    }
+    this.sendPing();
+    this.#cancelPingAck = this.context.clock.after(this.context.options.pingAckMs, () =>
+      this.destroy("a PING was not answered in time"),
+    );
+  }
+
+  settingsAcknowledged(): void {
+    this.bill(1, "SETTINGS");
+    if (this.settled) return;
+    this.settled = true;
+    this.#cancelSettings();
+    this.decoder.setLimit(this.context.options.headerTableBytes);
+  }
+
+  settings(bytes: Buffer, start: number, end: number): void {
+    this.bill(COST_OF_SETTINGS, "SETTINGS");
+    if (this.over) return;
+    this.#newWindow = this.peerInitialWindow;
+    settings.readSettings(bytes, start, end, this.#applySetting);
+    if (!this.over) this.#moveWindows();
+    if (this.over) return;
+    this.output.frame(settingsAck);
+    this.#checkControls();
+    this.#rescan();
+  }
+
+  readonly #applySetting = (setting: number, value: number): void => {
+    if (this.over) return;
+    const error = settings.settingError(setting, value);
+    if (error !== 0) {
+      this.fail(error, `setting ${setting} of ${value}`);
+      return;
+    }
+    switch (setting) {
+      case settings.HEADER_TABLE_SIZE:
+        this.encoder.setLimit(value);
+        return;
+      case settings.INITIAL_WINDOW_SIZE:
+        this.#newWindow = value;
+        return;
+      case settings.MAX_CONCURRENT_STREAMS:
+        this.peerStreamsMax = value;
+        return;
+      case settings.ENABLE_PUSH:
+        this.peerPush(value);
+        return;
+      default:
+      // Larger frames and lists are allowed, not asked for; what is unknown is ignored.
+    }
+  };
+
+  /** Only a client may allow pushes (RFC 9113, 6.5.2); we push none. */
+  protected peerPush(_value: number): void {}
+
+  /** Once per frame, whatever stood in it: a frame has room for 2,730 changes. */
+  #moveWindows(): void {
+    const by = this.#newWindow - this.peerInitialWindow;
+    this.peerInitialWindow = this.#newWindow;
+    if (by === 0) return;
+    for (const stream of this.streams.values()) {
+      stream.sendWindow += by;
+      if (stream.sendWindow > frames.WINDOW_MAX) {
+        this.fail(frames.FLOW_CONTROL_ERROR, "a window above its maximum by a setting");
+        return;
+      }
+    }
+  }
+
+  /** After a setting any stream may have become able to send, or unable. */
+  #rescan(): void {
+    for (const stream of this.streams.values()) {
+      if (stream.queued > 0 && stream.sendWindow > 0) this.#ready.add(stream);
+      else this.#ready.delete(stream);
+    }
+    if (this.#ready.size > 0) this.#pump();
+  }
+
+  broken(code: number, because: string): void {
+    this.fail(code, because);
+  }
+
+  abstract goaway(lastStreamId: number, code: number): void;
+
+  streamReset(streamId: number, code: number): void {
+    const stream = this.streams.get(streamId);
+    if (stream === undefined) {
+      if (this.isIdle(streamId)) this.fail(frames.PROTOCOL_ERROR, "RST_STREAM on an idle stream");
+      else this.bill(1, "RST_STREAM on a closed stream");
+      return;
+    }
+    const loss = this.lossOfReset(stream, code);
+    this.close(stream, RESET_BY_PEER);
+    stream.events.aborted(loss);
+    this.billReset();
+  }
+
+  protected abstract lossOfReset(stream: Http2Stream, code: number): Loss;
+}

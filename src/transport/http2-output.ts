@@ -1,0 +1,251 @@
+import type { Duplex } from "node:stream";
+import {
+  ACK,
+  CONTINUATION,
+  DATA,
+  END_HEADERS,
+  END_STREAM,
+  FRAME_HEAD_BYTES,
+  GOAWAY,
+  HEADERS,
+  PAYLOAD_MAX,
+  PING,
+  RST_STREAM,
+  WINDOW_UPDATE,
+  writeFrameHead,
+  writeUint32,
+} from "../http/http2/frames.ts";
+
+const SEGMENT_BYTES = 65_536;
+/** Segments that lie ready for the next connection with something to say; an idle connection holds none. */
+const POOL_MAX = 64;
+/** Data up to here is copied behind its frame's head; more is written from where it lies. */
+const COPY_MAX = 8_192;
+
+const pool: Buffer[] = [];
+
+const NO_STREAM = 0;
+
+/**
+ * What a connection has to say: frames are appended to one buffer, and all that became ready in one turn of the event
+ * loop leaves in one write. While a write is under way nothing is written, so the next one carries all that came meanwhile.
+ */
+export class Http2Output {
+  /** Appended, and not yet given to the socket. */
+  pending = 0;
+  /** Frames that answer or guard, appended since the socket last took everything. */
+  controls = 0;
+  /** The highest stream whose HEADERS were appended, and the highest whose were given to the socket. */
+  openedId = 0;
+  flushedId = 0;
+  /** Nothing is accepted any more. */
+  ended = false;
+  readonly #socket: Duplex;
+  readonly #onWritten: () => void;
+  #scheduled = false;
+  #writing = false;
+  #segment: Buffer | undefined = undefined;
+  #at = 0;
+  /** Where in the segment the part begins that is in no list yet. */
+  #from = 0;
+  #parts: Buffer[] = [];
+  #filled: Buffer[] = [];
+  #lent: Buffer[] = [];
+
+  // The last frame, if END_STREAM can still be set on it.
+  #tailStream = NO_STREAM;
+  #tail: Buffer | undefined = undefined;
+  #tailAt = 0;
+
+  constructor(socket: Duplex, onWritten: () => void) {
+    this.#socket = socket;
+    this.#onWritten = onWritten;
+  }
+
+  /** Room for `bytes` in one piece; write there from `at` on, then say `appended`. */
+  room(bytes: number): Buffer {
+    const segment = this.#segment;
+    if (segment !== undefined && segment.length - this.#at >= bytes) return segment;
+    return this.#nextSegment(bytes);
+  }
+
+  get at(): number {
+    return this.#at;
+  }
+
+  frame(bytes: Buffer): void {
+    const out = this.room(bytes.length);
+    bytes.copy(out, this.#at);
+    this.controls++;
+    this.#appended(bytes.length);
+  }
+
+  windowUpdate(streamId: number, increment: number): void {
+    const out = this.room(13);
+    writeFrameHead(out, this.#at, 4, WINDOW_UPDATE << 8, streamId);
+    writeUint32(out, this.#at + FRAME_HEAD_BYTES, increment);
+    this.controls++;
+    this.#appended(13);
+  }
+
+  reset(streamId: number, code: number): void {
+    const out = this.room(13);
+    writeFrameHead(out, this.#at, 4, RST_STREAM << 8, streamId);
+    writeUint32(out, this.#at + FRAME_HEAD_BYTES, code);
+    this.controls++;
+    this.#appended(13);
+  }
+
+  ping(acknowledges: boolean, bytes: Buffer, at: number): void {
+    const out = this.room(17);
+    writeFrameHead(out, this.#at, 8, (PING << 8) | (acknowledges ? ACK : 0), 0);
+    bytes.copy(out, this.#at + FRAME_HEAD_BYTES, at, at + 8);
+    this.controls++;
+    this.#appended(17);
+  }
+
+  goaway(lastStreamId: number, code: number, because: string): void {
+    const out = this.room(17 + because.length);
+    writeFrameHead(out, this.#at, 8 + because.length, GOAWAY << 8, 0);
+    writeUint32(out, this.#at + FRAME_HEAD_BYTES, lastStreamId);
+    writeUint32(out, this.#at + FRAME_HEAD_BYTES + 4, code);
+    out.write(because, this.#at + FRAME_HEAD_BYTES + 8, because.length, "latin1");
+    this.controls++;
+    this.#appended(17 + because.length);
+  }
+
+  /** A header block of `block` bytes has been written behind room for its frame's head. */
+  headers(streamId: number, block: number, endStream: boolean): void {
+    const out = this.#segment as Buffer;
+    const at = this.#at;
+    if (block > PAYLOAD_MAX) {
+      this.#splitHeaders(streamId, out.subarray(at + FRAME_HEAD_BYTES, at + FRAME_HEAD_BYTES + block), endStream);
+      return;
+    }
+    writeFrameHead(out, at, block, (HEADERS << 8) | END_HEADERS | (endStream ? END_STREAM : 0), streamId);
+    this.#appended(FRAME_HEAD_BYTES + block);
+    this.#rememberTail(streamId, out, at + 4);
+  }
+
+  #splitHeaders(streamId: number, lentBlock: Buffer, endStream: boolean): void {
+    const block = Buffer.from(lentBlock);
+    for (let start = 0; start < block.length; start += PAYLOAD_MAX) {
+      const end = Math.min(block.length, start + PAYLOAD_MAX);
+      const type = start === 0 ? (HEADERS << 8) | (endStream ? END_STREAM : 0) : CONTINUATION << 8;
+      const out = this.room(FRAME_HEAD_BYTES + end - start);
+      writeFrameHead(out, this.#at, end - start, type | (end === block.length ? END_HEADERS : 0), streamId);
+      block.copy(out, this.#at + FRAME_HEAD_BYTES, start, end);
+      this.#appended(FRAME_HEAD_BYTES + end - start);
+    }
+  }
+
+  data(streamId: number, chunk: Buffer, start: number, end: number): void {
+    const length = end - start;
+    if (length <= COPY_MAX) {
+      const out = this.room(FRAME_HEAD_BYTES + length);
+      const at = this.#at;
+      writeFrameHead(out, at, length, DATA << 8, streamId);
+      if (length > 0) chunk.copy(out, at + FRAME_HEAD_BYTES, start, end);
+      this.#appended(FRAME_HEAD_BYTES + length);
+      this.#rememberTail(streamId, out, at + 4);
+      return;
+    }
+    const out = this.room(FRAME_HEAD_BYTES);
+    const at = this.#at;
+    writeFrameHead(out, at, length, DATA << 8, streamId);
+    this.#appended(FRAME_HEAD_BYTES + length);
+    this.#at -= length;
+    this.#seal();
+    this.#parts.push(start === 0 && end === chunk.length ? chunk : chunk.subarray(start, end));
+    this.#rememberTail(streamId, out, at + 4);
+  }
+
+  /** Ends the stream on its last frame if that has not left yet, else by an empty DATA frame. */
+  endStream(streamId: number): void {
+    if (this.#tailStream !== streamId) this.data(streamId, empty, 0, 0);
+    const tail = this.#tail as Buffer;
+    tail[this.#tailAt] = (tail[this.#tailAt] as number) | END_STREAM;
+    this.#tailStream = NO_STREAM;
+  }
+
+  /** Writes all that is pending, now; `anyway` also behind a write that is under way. */
+  flush(anyway = false): void {
+    this.#scheduled = false;
+    if (this.pending === 0 || (this.#writing && !anyway)) return;
+    this.#seal();
+    const parts = this.#parts;
+    const socket = this.#socket;
+    if (this.#segment !== undefined) this.#filled.push(this.#segment);
+    this.#lent = this.#lent.length === 0 ? this.#filled : [...this.#lent, ...this.#filled];
+    this.#filled = [];
+    this.#parts = [];
+    this.#segment = undefined;
+    this.#tailStream = NO_STREAM;
+    this.#tail = undefined;
+    this.pending = 0;
+    this.flushedId = this.openedId;
+    this.#writing = true;
+    if (socket.destroyed || socket.writableEnded) return;
+    if (parts.length === 1) {
+      socket.write(parts[0], this.#written);
+      return;
+    }
+    const last = parts.length - 1;
+    socket.cork();
+    for (let i = 0; i < last; i++) socket.write(parts[i]);
+    socket.write(parts[last], this.#written);
+    socket.uncork();
+  }
+
+  readonly #written = (error?: Error | null): void => {
+    // After an error the system may still read from the segments: they are left to the collector.
+    if (error !== undefined && error !== null) return;
+    this.#writing = false;
+    this.controls = 0;
+    for (const segment of this.#lent)
+      if (segment.length === SEGMENT_BYTES && pool.length < POOL_MAX) pool.push(segment);
+    this.#lent = [];
+    this.#onWritten();
+    if (this.pending > 0 && !this.#scheduled) this.#schedule();
+  };
+
+  #schedule(): void {
+    this.#scheduled = true;
+    setImmediate(flushNow, this);
+  }
+
+  #appended(bytes: number): void {
+    this.#tailStream = NO_STREAM;
+    this.#at += bytes;
+    this.pending += bytes;
+    if (!this.#scheduled && !this.#writing) this.#schedule();
+  }
+
+  #rememberTail(streamId: number, tail: Buffer, at: number): void {
+    this.#tailStream = streamId;
+    this.#tail = tail;
+    this.#tailAt = at;
+  }
+
+  #seal(): void {
+    if (this.#segment === undefined || this.#at === this.#from) return;
+    this.#parts.push(this.#segment.subarray(this.#from, this.#at));
+    this.#from = this.#at;
+  }
+
+  #nextSegment(bytes: number): Buffer {
+    this.#seal();
+    if (this.#segment !== undefined) this.#filled.push(this.#segment);
+    this.#segment =
+      bytes > SEGMENT_BYTES ? Buffer.allocUnsafeSlow(bytes) : (pool.pop() ?? Buffer.allocUnsafeSlow(SEGMENT_BYTES));
+    this.#at = 0;
+    this.#from = 0;
+    return this.#segment;
+  }
+}
+
+const empty = Buffer.alloc(0);
+
+function flushNow(output: Http2Output): void {
+  output.flush();
+}

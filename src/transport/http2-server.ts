@@ -1,0 +1,372 @@
+import type { Duplex } from "node:stream";
+import type { Refusal } from "../base/errors.ts";
+import { failures, messageOf, refuse } from "../base/errors.ts";
+import { MALFORMED, REFUSED } from "../http/http2/field-mark.ts";
+import * as frames from "../http/http2/frames.ts";
+import { BadHead, readRequest, readTrailers } from "../http/http2/head-reader.ts";
+import * as settings from "../http/http2/settings.ts";
+import type { Fields, RequestHead, ResponseHead } from "../http/message.ts";
+import type { ConnectionFacts, Handler, Loss, ServerConnection, ServerExchange } from "./exchange.ts";
+import type { BodyEvents } from "./exchange.ts";
+import { RESET_BY_US } from "./http2-closed-streams.ts";
+import { Http2Connection } from "./http2-connection.ts";
+import type { Http2Context } from "./http2-connection.ts";
+import { Http2Stream } from "./http2-stream.ts";
+
+/** Between the two GOAWAY frames of a drain: one round trip, or this. */
+const GOAWAY_MS = 1_000;
+const PSEUDO_BYTES = 32;
+
+/**
+ * Serves HTTP/2 on a socket whose peer is known (TLS with ALPN h2, or plain with prior knowledge).
+ * `first` is what was already read from it. The handler is called once per request, synchronously.
+ */
+export function serveHttp2(
+  socket: Duplex,
+  facts: ConnectionFacts,
+  handler: Handler,
+  context: Http2Context,
+  first?: Buffer,
+): ServerConnection {
+  return new Http2Server(socket, { facts, handler, first }, context);
+}
+
+class Http2ServerStream extends Http2Stream implements ServerExchange {
+  readonly head: RequestHead;
+  readonly bodyless: boolean;
+  readonly server: Http2Server;
+  answered = false;
+  /** The request was refused by us: what it still sends is dropped, and its end not awaited. */
+  refused = false;
+  /** Work that goes on after the stream. */
+  holds = 0;
+
+  constructor(server: Http2Server, id: number, head: RequestHead, bodyless: boolean) {
+    super(server, id, server.windows());
+    this.server = server;
+    this.head = head;
+    this.bodyless = bodyless;
+    this.remoteEnded = bodyless;
+    this.expected = head.bodyLength;
+  }
+
+  get connection(): ConnectionFacts {
+    return this.server.facts;
+  }
+
+  listen(events: BodyEvents): void {
+    this.events = events;
+  }
+
+  inform(head: ResponseHead): void {
+    if (!this.closed && !this.answered) this.server.inform(this, head);
+  }
+
+  respond(head: ResponseHead, end: boolean): void {
+    if (this.closed || this.answered) return;
+    this.answered = true;
+    this.server.respond(this, head, end);
+  }
+
+  hold(): () => void {
+    return this.server.hold();
+  }
+
+  abort(loss: Loss): void {
+    this.h2.reset(this, codeOf(loss, this.localEnded));
+  }
+}
+
+/** After a whole answer the peer only has to stop sending (RFC 9113, 8.1). */
+function codeOf(loss: Loss, answered: boolean): number {
+  if (answered) return frames.NO_ERROR;
+  switch (loss.kind) {
+    case "unprocessed":
+      return frames.REFUSED_STREAM;
+    case "cancelled":
+      return frames.CANCEL;
+    default:
+      return frames.INTERNAL_ERROR;
+  }
+}
+
+export class Http2Server extends Http2Connection implements ServerConnection {
+  readonly facts: ConnectionFacts;
+  readonly #handler: Handler;
+  /** How much of the client's preface has been seen. */
+  #prefaceSeen = 0;
+  #lastStream = 0;
+  /** Exchanges that ended while their handler's work goes on. */
+  #held = 0;
+  #draining = false;
+  /** The last stream that is served; after that all are left unanswered, and the client knows. */
+  #lastServed = frames.STREAM_ID_MAX;
+  #cancelDrain: (() => void)[] = [];
+  #peerLeaves = false;
+
+  constructor(
+    socket: Duplex,
+    served: { facts: ConnectionFacts; handler: Handler; first: Buffer | undefined },
+    context: Http2Context,
+  ) {
+    super(socket, context);
+    this.facts = served.facts;
+    this.#handler = served.handler;
+    const { options } = context;
+    this.output.frame(
+      settings.settingsFrame([
+        [settings.HEADER_TABLE_SIZE, options.headerTableBytes],
+        [settings.MAX_CONCURRENT_STREAMS, options.streamsMax],
+        [settings.INITIAL_WINDOW_SIZE, options.streamWindowBytes],
+        [settings.MAX_HEADER_LIST_SIZE, options.headersBytesMax],
+      ]),
+    );
+    this.widenReceiveWindow();
+    // Put back, so that it is read in order, and after the caller has got the connection.
+    if (served.first !== undefined && served.first.length > 0) socket.unshift(served.first);
+    this.attach();
+  }
+
+  get exchanges(): number {
+    return this.streams.size;
+  }
+
+  windows(): { send: number; receive: number } {
+    return { send: this.peerInitialWindow, receive: this.context.options.streamWindowBytes };
+  }
+
+  protected override receive(chunk: Buffer): void {
+    if (this.#prefaceSeen === frames.preface.length) {
+      this.reader.read(chunk);
+      return;
+    }
+    if (this.over) return;
+    const length = Math.min(chunk.length, frames.preface.length - this.#prefaceSeen);
+    if (frames.preface.compare(chunk, 0, length, this.#prefaceSeen, this.#prefaceSeen + length) !== 0) {
+      this.fail(frames.PROTOCOL_ERROR, "a connection that does not begin with the preface of HTTP/2");
+      return;
+    }
+    this.#prefaceSeen += length;
+    if (length < chunk.length) this.reader.read(chunk.subarray(length));
+  }
+
+  /** Answers pile up: the peer sends, and does not read. It is read again when it has. */
+  protected override stuck(): void {
+    this.pauseReading();
+  }
+
+  protected override lastPeerStream(): number {
+    return Math.min(this.#lastStream, this.#lastServed);
+  }
+
+  protected override isIdle(streamId: number): boolean {
+    return (streamId & 1) === 0 || streamId > this.#lastStream;
+  }
+
+  protected override lossOf(_stream: Http2Stream, because: string): Loss {
+    return { kind: "cancelled", because };
+  }
+
+  protected override lossOfReset(_stream: Http2Stream, code: number): Loss {
+    return { kind: code === frames.CANCEL ? "cancelled" : "lost", because: `RST_STREAM: ${frames.errorName(code)}` };
+  }
+
+  // Requests.
+
+  override headers(
+    streamId: number,
+    endStream: boolean,
+    dependsOn: number,
+    bytes: Buffer,
+    start: number,
+    end: number,
+  ): void {
+    if (!this.decodeBlock(bytes, start, end)) return;
+    if ((streamId & 1) === 0) {
+      this.fail(frames.PROTOCOL_ERROR, "a client's stream with an even number");
+      return;
+    }
+    const stream = this.streams.get(streamId);
+    if (stream !== undefined) {
+      if (dependsOn === streamId) this.breakStream(stream, frames.PROTOCOL_ERROR, "a stream that depends on itself");
+      else this.#trailers(stream, endStream);
+      return;
+    }
+    if (streamId <= this.#lastStream) {
+      this.lateHeaders(streamId);
+      return;
+    }
+    this.#lastStream = streamId;
+    if (streamId > this.#lastServed) {
+      // Sent before the client knew that we are leaving; it sends it elsewhere.
+      this.closedStreams.add(streamId, RESET_BY_US);
+    } else if (dependsOn === streamId) {
+      this.#turnAway(streamId, frames.PROTOCOL_ERROR);
+    } else if (this.streams.size + this.#held >= this.context.options.streamsMax) {
+      this.#turnAway(streamId, frames.REFUSED_STREAM);
+    } else {
+      this.#request(streamId, endStream);
+    }
+  }
+
+  #turnAway(streamId: number, code: number): void {
+    this.closedStreams.add(streamId, RESET_BY_US);
+    this.refuseStream(streamId, code);
+  }
+
+  #request(streamId: number, endStream: boolean): void {
+    if (this.list.overflowed) {
+      this.#refuse(streamId, endStream, tooLarge);
+      return;
+    }
+    const head = readRequest(this.list, endStream);
+    if (head instanceof BadHead) {
+      if (head.answer === undefined) this.#turnAway(streamId, frames.PROTOCOL_ERROR);
+      else this.#refuse(streamId, endStream, head.answer);
+      return;
+    }
+    const stream = new Http2ServerStream(this, streamId, head, endStream);
+    this.opened(stream);
+    try {
+      this.#handler(stream);
+    } catch (thrown) {
+      const because = `a bug: ${messageOf(thrown)}`;
+      this.reset(stream, frames.INTERNAL_ERROR);
+      stream.events.aborted({ kind: "lost", because });
+    }
+  }
+
+  /** Answers by ourselves what no handler is to see. */
+  #refuse(streamId: number, endStream: boolean, refusal: Refusal): void {
+    const stream = new Http2ServerStream(this, streamId, noHead, endStream);
+    stream.refused = true;
+    stream.events = new Dropping(stream);
+    this.opened(stream);
+    const { code, message, hint } = refusal;
+    const body = Buffer.from(JSON.stringify({ code, message, hint }));
+    const fields = ["content-type", "application/json", "x-hauberk-code", code];
+    const methodAt = this.list.names.indexOf(":method");
+    const bodyless = methodAt >= 0 && methodAt < this.list.count && this.list.values[methodAt] === "HEAD";
+    stream.respond({ status: failures[code].status, fields, bodyLength: bodyless ? -1 : body.length }, bodyless);
+    if (!bodyless) {
+      stream.write(body);
+      stream.end();
+    }
+    this.billReset();
+  }
+
+  #trailers(stream: Http2Stream, endStream: boolean): void {
+    if (stream.remoteEnded) this.breakStream(stream, frames.STREAM_CLOSED, "HEADERS after the end of its stream");
+    else if (!endStream) this.breakStream(stream, frames.PROTOCOL_ERROR, "HEADERS a second time, without an end");
+    else if (stream.expected > 0) this.breakStream(stream, frames.PROTOCOL_ERROR, "less data than the content length");
+    else if (this.list.overflowed) this.breakStream(stream, frames.ENHANCE_YOUR_CALM, "trailers that are too large");
+    else {
+      const trailers = readTrailers(this.list, MALFORMED | REFUSED);
+      if (trailers instanceof BadHead) this.breakStream(stream, frames.PROTOCOL_ERROR, trailers.because);
+      else this.remoteEnd(stream, trailers);
+    }
+  }
+
+  // Answers.
+
+  inform(stream: Http2ServerStream, head: ResponseHead): void {
+    this.#writeHead(stream, head, false);
+  }
+
+  respond(stream: Http2ServerStream, head: ResponseHead, end: boolean): void {
+    this.#writeHead(stream, head, end);
+  }
+
+  #writeHead(stream: Http2ServerStream, head: ResponseHead, end: boolean): void {
+    const { fields, status, bodyLength } = head;
+    this.headersRoom(fields, PSEUDO_BYTES);
+    const encoder = this.encoder;
+    encoder.known(encoder.status, statusTexts[status] ?? String(status));
+    this.encodeFields(fields);
+    if (!end && bodyLength >= 0 && status >= 200) encoder.field("content-length", String(bodyLength));
+    if (!this.headersWritten(stream, end)) this.unsayable(stream, "an answer with a field that HTTP/2 cannot carry");
+  }
+
+  protected override localEnd(stream: Http2Stream): void {
+    super.localEnd(stream);
+    // A refused request is not waited for.
+    if (!stream.closed && (stream as Http2ServerStream).refused) this.reset(stream, frames.NO_ERROR);
+  }
+
+  hold(): () => void {
+    this.#held++;
+    let held = true;
+    return () => {
+      if (held) this.#held--;
+      held = false;
+    };
+  }
+
+  // The end.
+
+  override goaway(_lastStreamId: number, _code: number): void {
+    this.#peerLeaves = true;
+    this.context.onGoaway?.();
+    this.streamGone();
+  }
+
+  protected override streamGone(): void {
+    if (this.streams.size > 0 || this.over) return;
+    if (this.#lastServed !== frames.STREAM_ID_MAX) this.leave("drained");
+    else if (this.#peerLeaves) this.leave("the client is done");
+  }
+
+  /** Two GOAWAY frames: the first stops the client, the second says which of its last requests were taken (RFC 9113, 6.8). */
+  drain(withinMs: number): void {
+    if (this.#draining || this.over) return;
+    this.#draining = true;
+    this.output.goaway(frames.STREAM_ID_MAX, frames.NO_ERROR, "");
+    this.sendPing();
+    const { clock } = this.context;
+    this.#cancelDrain = [
+      clock.after(Math.min(withinMs, GOAWAY_MS), () => this.#lastGoaway()),
+      clock.after(withinMs, () => this.leave("drained as long as allowed")),
+    ];
+  }
+
+  protected override pinged(): void {
+    if (this.#draining) this.#lastGoaway();
+  }
+
+  #lastGoaway(): void {
+    if (this.over || this.#lastServed !== frames.STREAM_ID_MAX) return;
+    this.#lastServed = this.#lastStream;
+    this.output.goaway(this.#lastServed, frames.NO_ERROR, "");
+    this.streamGone();
+  }
+
+  protected override onOver(): void {
+    for (const cancel of this.#cancelDrain) cancel();
+  }
+}
+
+const statusTexts: readonly string[] = Array.from({ length: 600 }, (_, status) => String(status));
+
+const noHead: RequestHead = { method: "", scheme: "", authority: "", path: "", fields: [] as Fields, bodyLength: -1 };
+
+const tooLarge = refuse(
+  "HEADERS_TOO_LARGE",
+  "Cannot take the request: its fields are larger or more than allowed",
+  "Send fewer or shorter fields",
+);
+
+/** Takes the body of a request that was refused, and keeps nothing of it. */
+class Dropping implements BodyEvents {
+  readonly #stream: Http2Stream;
+
+  constructor(stream: Http2Stream) {
+    this.#stream = stream;
+  }
+
+  data(chunk: Buffer): void {
+    this.#stream.consume(chunk.length);
+  }
+  end(): void {}
+  aborted(): void {}
+  drained(): void {}
+}

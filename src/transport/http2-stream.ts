@@ -1,0 +1,59 @@
+import type { Fields } from "../http/message.ts";
+import type { BodyEvents, Loss } from "./exchange.ts";
+import type { Http2Connection } from "./http2-connection.ts";
+
+/** Until somebody listens, and after the end. */
+export const nobody: BodyEvents = { data() {}, end() {}, aborted() {}, drained() {} };
+
+/**
+ * One exchange on an HTTP/2 connection, in either role: plain fields that the connection works on, and the calls of
+ * `Body` for whoever holds it.
+ */
+export abstract class Http2Stream {
+  readonly id: number;
+  readonly h2: Http2Connection;
+  events: BodyEvents = nobody;
+  /** What the peer lets us send, and what we let the peer send. */
+  sendWindow: number;
+  receiveWindow: number;
+  /** Handed up and not consumed. */
+  unconsumed = 0;
+  /** Consumed and not yet given back to the peer. */
+  credit = 0;
+  /** Body bytes still to come by the content length; -1 where that is unknown. */
+  expected = -1;
+  localEnded = false;
+  remoteEnded = false;
+  closed = false;
+  /** What waits for a window, or for the socket. */
+  queue: Buffer[] = noChunks;
+  queued = 0;
+  /** `end` was called while something waited. */
+  ending = false;
+  trailers: Fields | undefined = undefined;
+  wantsDrain = false;
+
+  constructor(h2: Http2Connection, id: number, windows: { send: number; receive: number }) {
+    this.h2 = h2;
+    this.id = id;
+    this.sendWindow = windows.send;
+    this.receiveWindow = windows.receive;
+  }
+
+  write(chunk: Buffer): boolean {
+    return this.closed || this.localEnded || this.ending ? true : this.h2.send(this, chunk);
+  }
+
+  end(trailers?: Fields): void {
+    if (!this.closed && !this.localEnded && !this.ending) this.h2.finish(this, trailers);
+  }
+
+  consume(bytes: number): void {
+    if (!this.closed && bytes > 0) this.h2.consumed(this, bytes);
+  }
+
+  abstract abort(loss: Loss): void;
+}
+
+/** Shared by all streams with nothing queued; never written to. */
+export const noChunks: Buffer[] = [];
