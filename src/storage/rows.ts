@@ -58,7 +58,7 @@ export type LeafStatus = "good" | "superseded" | "revoked";
 export interface LeafRow {
   readonly serial: string;
   readonly holder: LeafHolder;
-  /** The instance's id, the administrator's name, or "control". */
+  /** The instance's id, "admin/<name>", or "control". */
   readonly owner: string;
   /** The leaf that it was renewed from; null after an enrollment or a recovery. */
   readonly parent: string | null;

@@ -124,10 +124,10 @@ export class SqliteReads implements StoreReads {
     return this.all(sql, owner, after, limitOf(page)) as LeafRow[];
   }
 
-  async ownerHasLiveLeaf(owner: string, atMs: number): Promise<boolean> {
+  async ownerHasLiveLeaf(owner: string, wish: { readonly afterMs: number; readonly seen: boolean }): Promise<boolean> {
     const sql =
-      "SELECT 1 AS yes FROM leaves WHERE owner = ? AND notAfterMs > ? AND status = 'good' AND seenAtMs IS NOT NULL LIMIT 1";
-    return this.one(sql, owner, atMs) !== undefined;
+      "SELECT 1 FROM leaves WHERE owner = ? AND notAfterMs > ? AND status = 'good' AND (? OR seenAtMs IS NOT NULL) LIMIT 1";
+    return this.one(sql, owner, wish.afterMs, wish.seen ? 0 : 1) !== undefined;
   }
 
   async admin(name: string): Promise<AdminRow | undefined> {

@@ -41,8 +41,8 @@ export interface StoreReads {
   leafByKey(keyHash: string): Promise<LeafRow | undefined>;
   lineage(serial: string): Promise<Lineage | undefined>;
   leaves(page?: Page & { readonly owner?: string }): Promise<LeafRow[]>;
-  /** Whether `owner` has a good leaf that was seen and ends after `atMs`. */
-  ownerHasLiveLeaf(owner: string, atMs: number): Promise<boolean>;
+  /** Whether `owner` has a good leaf that ends after `afterMs`; with `seen`, one that was seen on a connection. */
+  ownerHasLiveLeaf(owner: string, wish: { readonly afterMs: number; readonly seen: boolean }): Promise<boolean>;
   admin(name: string): Promise<AdminRow | undefined>;
   admins(): Promise<AdminRow[]>;
   policies(): Promise<PolicySetRow>;
