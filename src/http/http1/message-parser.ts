@@ -28,6 +28,7 @@ const states = {
   failed: 8,
 } as const;
 
+const responseStart = Buffer.from("HTTP/1.");
 const headEnd = Buffer.from("\r\n\r\n");
 /** Chunks below this are moved together, so that a body of one-byte chunks costs one event per read and not one per chunk. */
 const smallChunkBytes = 4096;
@@ -230,6 +231,12 @@ export class MessageParser<Head extends { bodyLength: number }> {
 
   /** What can be seen before a head is complete: so nobody waits for a timeout to hear of a bare LF, or of TLS on this port. */
   #wrongSoFar(bytes: Buffer, from: number, to: number): string | undefined {
+    if (
+      this.#reader.kind === "response" &&
+      bytes.compare(responseStart, 0, Math.min(to, 7), 0, Math.min(to, 7)) !== 0
+    ) {
+      return "its first bytes begin no answer";
+    }
     const first = bytes[0] as number;
     const lineFirst = first === 13 && this.#reader.kind === "request" && !this.#skippedLine;
     if (methodBytes[first] !== 1 && !lineFirst) return "its first byte begins no message";

@@ -1,0 +1,324 @@
+import type { Socket } from "node:net";
+import type { Clock } from "../base/clock.ts";
+import { messageOf, type FailureCode } from "../base/errors.ts";
+import type { OptionValues } from "../base/options.ts";
+import { MessageParser, type MessageEvents } from "../http/http1/message-parser.ts";
+import { ResponseHeadReader } from "../http/http1/response-head.ts";
+import { lastChunkText, requestHeadText } from "../http/http1/write.ts";
+import type { Fields, RequestHead, ResponseHead } from "../http/message.ts";
+import type { ClientConnection, ClientExchange, Loss, ResponseEvents } from "./exchange.ts";
+import { Http1Writer } from "./http1-writer.ts";
+import type { http1Options } from "./options.ts";
+
+export interface Http1ClientContext {
+  readonly clock: Clock;
+  readonly options: OptionValues<typeof http1Options>;
+  /** The connection can take a request again. Called before the `end` of the exchange that used it. */
+  readonly onIdle?: () => void;
+  /** Called once, whatever ended it. */
+  readonly onClosed?: (because: string) => void;
+  /** Somebody who was told of an answer threw: for the log. */
+  readonly onFault?: (thrown: unknown) => void;
+}
+
+const readBytesMax = 65_536;
+const extensionBytesMax = 4096;
+/** More interim answers to one request are no conversation. */
+const interimMax = 16;
+/** A kernel that refuses a write of up to this size has taken nothing of it: its buffers are never smaller. */
+const wholeWriteBytesMax = 4096;
+
+/** Sends HTTP/1.1 requests over a connected socket, one at a time. */
+export function connectHttp1(socket: Socket, context: Http1ClientContext): ClientConnection {
+  return new Http1Client(socket, context);
+}
+
+class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
+  readonly protocol = "http/1.1";
+  readonly exchangesMax = 1;
+  readonly writer: Http1Writer;
+  readonly #socket: Socket;
+  readonly #context: Http1ClientContext;
+  readonly #reader: ResponseHeadReader;
+  readonly #parser: MessageParser<ResponseHead>;
+  #current: Http1ClientExchange | undefined;
+  #open = true;
+  #paused = false;
+  #reading = false;
+  #unconsumed = 0;
+  #interims = 0;
+  #error: NodeJS.ErrnoException | undefined;
+  #because = "the connection ended";
+  #cancelDrain: (() => void) | undefined;
+
+  constructor(socket: Socket, context: Http1ClientContext) {
+    this.#socket = socket;
+    this.#context = context;
+    this.writer = new Http1Writer(socket);
+    const limits = {
+      headBytesMax: context.options.headBytesMax,
+      fieldsMax: context.options.fieldsMax,
+      extensionBytesMax,
+    };
+    this.#reader = new ResponseHeadReader(limits);
+    this.#parser = new MessageParser(this.#reader, this, limits);
+    socket.on("data", (chunk: Buffer) => this.#read(chunk));
+    socket.on("end", () => this.#ended());
+    socket.on("drain", () => this.#drained());
+    socket.on("error", (error: NodeJS.ErrnoException) => {
+      this.#error = error;
+      this.#because = error.message;
+    });
+    socket.on("close", () => this.#closed());
+  }
+
+  get exchanges(): number {
+    return this.#current === undefined ? 0 : 1;
+  }
+
+  get open(): boolean {
+    return this.#open && this.#socket.writable;
+  }
+
+  request(head: RequestHead, end: boolean, events: ResponseEvents): ClientExchange | undefined {
+    if (!this.open || this.#current !== undefined) return undefined;
+    const text = requestHeadText(head, end);
+    const exchange = new Http1ClientExchange(this, head, end, events);
+    if (text === undefined) {
+      exchange.detach();
+      const because = "the request's target, authority or a field cannot be written in HTTP/1.1";
+      queueMicrotask(() => events.aborted({ kind: "unprocessed", because }));
+      return exchange;
+    }
+    this.#current = exchange;
+    this.#reader.method = head.method;
+    this.#interims = 0;
+    exchange.flushesBefore = this.writer.flushes;
+    this.writer.text(text);
+    if (end) this.writer.flush();
+    else this.writer.plan();
+    return exchange;
+  }
+
+  drain(withinMs: number): void {
+    if (!this.#open) return;
+    this.#open = false;
+    if (this.#current === undefined) this.destroy("drained");
+    else this.#cancelDrain = this.#context.clock.after(withinMs, () => this.destroy("draining took too long"));
+  }
+
+  destroy(because: string): void {
+    this.#open = false;
+    this.#because = because;
+    this.#parser.hold();
+    this.#lose({ kind: this.#lossKind(), because });
+    this.#socket.destroy();
+  }
+
+  // What the socket says
+
+  #read(chunk: Buffer): void {
+    if (this.#current === undefined) return this.destroy("the other side sent bytes that nobody asked for");
+    this.#reading = true;
+    try {
+      this.#parser.feed(chunk);
+    } catch (thrown) {
+      this.#context.onFault?.(thrown);
+      this.destroy(messageOf(thrown));
+    }
+    this.#reading = false;
+    this.#steer();
+  }
+
+  #steer(): void {
+    const pause = this.#unconsumed > this.#context.options.windowBytes - readBytesMax;
+    if (pause === this.#paused) return;
+    this.#paused = pause;
+    if (pause) this.#socket.pause();
+    else this.#socket.resume();
+  }
+
+  #ended(): void {
+    this.#open = false;
+    try {
+      this.#parser.finish();
+    } catch (thrown) {
+      this.#context.onFault?.(thrown);
+    }
+    this.destroy("the other side closed the connection");
+  }
+
+  #closed(): void {
+    this.#open = false;
+    this.#parser.hold();
+    this.#cancelDrain?.();
+    this.#lose({ kind: this.#lossKind(), because: this.#because });
+    this.#context.onClosed?.(this.#because);
+  }
+
+  #drained(): void {
+    const current = this.#current;
+    if (current === undefined || !current.waiting) return;
+    current.waiting = false;
+    current.events.drained();
+  }
+
+  /** Whether the other side can have seen anything of the request (DESIGN, section 8). */
+  #lossKind(): "unprocessed" | "lost" {
+    const current = this.#current;
+    if (current === undefined) return "lost";
+    const flushes = this.writer.flushes - current.flushesBefore;
+    if (flushes === 0) return "unprocessed";
+    // The very first write was refused as a whole: the connection was dead before a byte of the request.
+    const refused =
+      this.#error?.syscall === "write" && flushes === 1 && this.writer.lastFlushBytes <= wholeWriteBytesMax;
+    return refused && !("encrypted" in this.#socket) && !current.answered ? "unprocessed" : "lost";
+  }
+
+  #lose(loss: Loss): void {
+    const current = this.#current;
+    if (current === undefined) return;
+    this.#current = undefined;
+    current.detach();
+    current.events.aborted(loss);
+  }
+
+  // What the parser says
+
+  head(head: ResponseHead, bodyless: boolean): void {
+    const current = this.#current;
+    if (current === undefined) return this.destroy("the other side sent an answer that nobody asked for");
+    current.answered = true;
+    if (this.#reader.interim) {
+      if (++this.#interims > interimMax)
+        this.failed("UPSTREAM_INVALID", `it has more than ${interimMax} interim answers`);
+      else current.events.informed(head);
+      return;
+    }
+    if (bodyless) this.#finish(current);
+    current.events.head(head, bodyless);
+    if (bodyless) this.#endUnlessReusable();
+  }
+
+  data(chunk: Buffer): void {
+    const current = this.#current;
+    if (current === undefined) return;
+    this.#unconsumed += chunk.length;
+    current.events.data(chunk);
+  }
+
+  end(trailers: Fields | undefined): void {
+    const current = this.#current;
+    if (current === undefined) return;
+    this.#finish(current);
+    current.events.end(trailers);
+    this.#endUnlessReusable();
+  }
+
+  failed(_code: FailureCode, because: string): void {
+    this.#open = false;
+    this.#because = because;
+    this.#parser.hold();
+    this.#lose({ kind: "invalid", because });
+    this.#socket.destroy();
+  }
+
+  /** The answer is whole. The connection is free before its receiver hears so: who asks again at once finds it. */
+  #finish(exchange: Http1ClientExchange): void {
+    this.#current = undefined;
+    exchange.detach();
+    this.#unconsumed = 0;
+    // Bytes behind an answer, or an answer before the end of its request, leave the connection in no known state.
+    const reusable = this.#reader.persistent && exchange.requestEnded && this.#parser.remaining === 0;
+    if (!reusable) this.#open = false;
+    if (this.open) this.#context.onIdle?.();
+  }
+
+  #endUnlessReusable(): void {
+    if (this.#open || this.#current !== undefined) return;
+    this.#parser.hold();
+    this.#because = "the connection was used up";
+    this.#socket.destroy();
+  }
+
+  // What the current exchange says
+
+  consumed(exchange: Http1ClientExchange, bytes: number): void {
+    if (this.#current !== exchange) return;
+    this.#unconsumed = Math.max(0, this.#unconsumed - bytes);
+    if (this.#paused && !this.#reading && this.#unconsumed < this.#context.options.windowBytes / 2) this.#steer();
+  }
+
+  gaveUp(exchange: Http1ClientExchange, because: string): void {
+    if (this.#current !== exchange) return;
+    this.#current = undefined;
+    exchange.detach();
+    this.destroy(because);
+  }
+}
+
+class Http1ClientExchange implements ClientExchange {
+  readonly events: ResponseEvents;
+  requestEnded: boolean;
+  answered = false;
+  waiting = false;
+  flushesBefore = 0;
+  #client: Http1Client | undefined;
+  readonly #chunked: boolean;
+  #left: number;
+
+  constructor(client: Http1Client, head: RequestHead, end: boolean, events: ResponseEvents) {
+    this.#client = client;
+    this.events = events;
+    this.requestEnded = end;
+    this.#chunked = head.bodyLength < 0;
+    this.#left = head.bodyLength;
+  }
+
+  write(chunk: Buffer): boolean {
+    const client = this.#client;
+    if (client === undefined || this.requestEnded || chunk.length === 0) return true;
+    const writer = client.writer;
+    if (this.#chunked) {
+      writer.text(`${chunk.length.toString(16)}\r\n`);
+      writer.chunk(chunk);
+      writer.text("\r\n");
+    } else {
+      this.#left -= chunk.length;
+      if (this.#left < 0) {
+        this.#breakOff("the request is longer than it said");
+        return true;
+      }
+      writer.chunk(chunk);
+    }
+    writer.plan();
+    this.waiting = writer.full;
+    return !this.waiting;
+  }
+
+  end(trailers?: Fields): void {
+    const client = this.#client;
+    if (client === undefined || this.requestEnded) return;
+    if (!this.#chunked && this.#left > 0) return this.#breakOff("the request is shorter than it said");
+    this.requestEnded = true;
+    if (this.#chunked) client.writer.text(lastChunkText(trailers) ?? "0\r\n\r\n");
+    client.writer.flush();
+  }
+
+  consume(bytes: number): void {
+    this.#client?.consumed(this, bytes);
+  }
+
+  abort(loss: Loss): void {
+    this.#client?.gaveUp(this, loss.because);
+  }
+
+  detach(): void {
+    this.#client = undefined;
+  }
+
+  #breakOff(because: string): void {
+    this.#client?.gaveUp(this, because);
+    this.events.aborted({ kind: "invalid", because });
+  }
+}

@@ -1,0 +1,265 @@
+import { connect, type Socket } from "node:net";
+import type { Clock } from "../base/clock.ts";
+import type { OptionValues } from "../base/options.ts";
+import type { Fields, RequestHead } from "../http/message.ts";
+import type { ClientConnection, ClientExchange, Loss, ResponseEvents } from "./exchange.ts";
+import { connectHttp1 } from "./http1-client.ts";
+import { Ticker, type Ticking } from "./http1-ticker.ts";
+import type { http1Options } from "./options.ts";
+
+/** Where a routee listens: a port of this machine, or a Unix socket. */
+export type RouteeTarget = { readonly host: string; readonly port: number } | { readonly path: string };
+
+export interface Http1PoolContext {
+  readonly target: RouteeTarget;
+  readonly clock: Clock;
+  readonly options: OptionValues<typeof http1Options>;
+  readonly onFault?: (thrown: unknown) => void;
+}
+
+interface Member {
+  readonly connection: ClientConnection;
+  idleUntilMs: number;
+}
+
+/**
+ * Keep-alive connections to one routee, one request on each at a time; dialled when needed, bounded in number, with a
+ * bounded queue that fails at once when it is full. It retries nothing: a `Loss` says what the caller may do.
+ */
+export class Http1Pool implements Ticking {
+  readonly #context: Http1PoolContext;
+  readonly #ticker: Ticker;
+  readonly #members = new Set<Member>();
+  /** The one that was used last is used next, so that spare ones come of age. */
+  readonly #idle: Member[] = [];
+  readonly #waiting = new Set<WaitingExchange>();
+  readonly #dialling = new Set<Socket>();
+  #closed = false;
+
+  constructor(context: Http1PoolContext) {
+    this.#context = context;
+    this.#ticker = Ticker.of(context.clock);
+    this.#ticker.add(this);
+  }
+
+  /** Connections that are there or being made. */
+  get connections(): number {
+    return this.#members.size + this.#dialling.size;
+  }
+
+  get idle(): number {
+    return this.#idle.length;
+  }
+
+  get waiting(): number {
+    return this.#waiting.size;
+  }
+
+  /** Sends a request now or as soon as a connection is there; what fails is told by `events.aborted`. */
+  request(head: RequestHead, end: boolean, events: ResponseEvents): ClientExchange {
+    if (this.#waiting.size === 0) {
+      const exchange = this.#requestNow(head, end, events);
+      if (exchange !== undefined) return exchange;
+    }
+    const waiting = new WaitingExchange(this, { head, bodyless: end, events });
+    if (this.#closed) return refuse(waiting, "the pool is closed");
+    const { routeeConnectionsMax, routeeQueueMax } = this.#context.options;
+    const queued = this.#waiting.size - this.#dialling.size;
+    if (this.connections >= routeeConnectionsMax && queued >= routeeQueueMax) {
+      return refuse(waiting, "the queue for the routee is full");
+    }
+    this.#waiting.add(waiting);
+    if (this.#dialling.size < this.#waiting.size && this.connections < routeeConnectionsMax) this.#dial();
+    return waiting;
+  }
+
+  /** Takes no new request; those under way may end within `withinMs`. */
+  close(withinMs: number): void {
+    this.#closed = true;
+    this.#ticker.remove(this);
+    this.#failAll("the pool is closed");
+    for (const socket of this.#dialling) socket.destroy();
+    for (const member of this.#members) member.connection.drain(withinMs);
+  }
+
+  forget(waiting: WaitingExchange): void {
+    this.#waiting.delete(waiting);
+  }
+
+  tick(nowMs: number): void {
+    // The oldest are in front.
+    while (this.#idle[0] !== undefined && nowMs >= this.#idle[0].idleUntilMs)
+      this.#idle.shift()?.connection.destroy("idle for too long");
+  }
+
+  #requestNow(head: RequestHead, end: boolean, events: ResponseEvents): ClientExchange | undefined {
+    for (let member = this.#idle.pop(); member !== undefined; member = this.#idle.pop()) {
+      const exchange = member.connection.request(head, end, events);
+      if (exchange !== undefined) return exchange;
+    }
+    return undefined;
+  }
+
+  #dial(): void {
+    const { target, clock, options } = this.#context;
+    const socket =
+      "path" in target
+        ? connect({ path: target.path })
+        : connect({ host: target.host, port: target.port, noDelay: true });
+    this.#dialling.add(socket);
+    let because = `the routee did not accept within ${options.routeeConnectMs} ms`;
+    const cancel = clock.after(options.routeeConnectMs, () => socket.destroy());
+    const onError = (error: Error): void => {
+      because = error.message;
+    };
+    const onClose = (): void => {
+      cancel();
+      this.#dialling.delete(socket);
+      this.#dialFailed(because);
+    };
+    socket.once("error", onError);
+    socket.once("close", onClose);
+    socket.once("connect", () => {
+      cancel();
+      socket.off("close", onClose);
+      this.#dialling.delete(socket);
+      this.#adopt(socket);
+      socket.off("error", onError); // The connection has its own by now.
+    });
+  }
+
+  #adopt(socket: Socket): void {
+    const { clock, options, onFault } = this.#context;
+    const member: Member = {
+      idleUntilMs: 0,
+      connection: connectHttp1(socket, {
+        clock,
+        options,
+        onIdle: () => this.#free(member),
+        onClosed: () => this.#gone(member),
+        ...(onFault === undefined ? {} : { onFault }),
+      }),
+    };
+    this.#members.add(member);
+    this.#free(member);
+  }
+
+  /** A connection can take a request: the one that waits longest gets it. */
+  #free(member: Member): void {
+    for (const waiting of this.#waiting) {
+      if (!member.connection.open) return; // Its end is on its way, and lets another be dialled.
+      this.#waiting.delete(waiting);
+      if (waiting.start(member.connection)) return;
+    }
+    if (this.#closed) return member.connection.destroy("the pool is closed");
+    member.idleUntilMs = this.#ticker.deadline(this.#context.options.routeeIdleMs);
+    this.#idle.push(member);
+  }
+
+  #gone(member: Member): void {
+    this.#members.delete(member);
+    const at = this.#idle.indexOf(member);
+    if (at >= 0) this.#idle.splice(at, 1);
+    this.#redial();
+  }
+
+  #redial(): void {
+    if (this.#closed || this.#waiting.size <= this.#dialling.size) return;
+    if (this.connections < this.#context.options.routeeConnectionsMax) this.#dial();
+  }
+
+  /** One dial fails one request, so that a dead routee fails them all, each within one connect timeout. */
+  #dialFailed(because: string): void {
+    for (const waiting of this.#waiting) {
+      this.#waiting.delete(waiting);
+      waiting.fail({ kind: "unprocessed", because });
+      break;
+    }
+    this.#redial();
+  }
+
+  #failAll(because: string): void {
+    for (const waiting of this.#waiting) {
+      this.#waiting.delete(waiting);
+      waiting.fail({ kind: "unprocessed", because });
+    }
+  }
+}
+
+interface Wish {
+  readonly head: RequestHead;
+  readonly bodyless: boolean;
+  readonly events: ResponseEvents;
+}
+
+/** A request that has no connection yet: it holds what is written meanwhile, and says after the first chunk to wait. */
+class WaitingExchange implements ClientExchange {
+  readonly #pool: Http1Pool;
+  readonly #wish: Wish;
+  #chunks: Buffer[] = [];
+  #ended = false;
+  #trailers: Fields | undefined;
+  #exchange: ClientExchange | undefined;
+  #over = false;
+
+  constructor(pool: Http1Pool, wish: Wish) {
+    this.#pool = pool;
+    this.#wish = wish;
+  }
+
+  /** False: this request wants no connection any more, or this connection takes none. */
+  start(connection: ClientConnection): boolean {
+    if (this.#over) return false;
+    const { head, bodyless, events } = this.#wish;
+    const exchange = connection.request(head, bodyless, events);
+    if (exchange === undefined) {
+      this.fail({ kind: "unprocessed", because: "the connection ended as soon as it was made" });
+      return false;
+    }
+    this.#exchange = exchange;
+    let room = true;
+    const held = this.#chunks.length > 0;
+    for (const chunk of this.#chunks) room = exchange.write(chunk);
+    this.#chunks = [];
+    if (this.#ended) exchange.end(this.#trailers);
+    else if (held && room) events.drained();
+    return true;
+  }
+
+  fail(loss: Loss): void {
+    if (this.#over) return;
+    this.#over = true;
+    this.#chunks = [];
+    this.#wish.events.aborted(loss);
+  }
+
+  write(chunk: Buffer): boolean {
+    if (this.#exchange !== undefined) return this.#exchange.write(chunk);
+    if (this.#over) return true;
+    this.#chunks.push(chunk);
+    return false;
+  }
+
+  end(trailers?: Fields): void {
+    if (this.#exchange !== undefined) return this.#exchange.end(trailers);
+    this.#ended = true;
+    this.#trailers = trailers;
+  }
+
+  consume(bytes: number): void {
+    this.#exchange?.consume(bytes);
+  }
+
+  abort(loss: Loss): void {
+    if (this.#exchange !== undefined) return this.#exchange.abort(loss);
+    this.#over = true;
+    this.#chunks = [];
+    this.#pool.forget(this);
+  }
+}
+
+/** Whoever asks has its exchange in hand before it hears that nothing came of it. */
+function refuse(waiting: WaitingExchange, because: string): ClientExchange {
+  queueMicrotask(() => waiting.fail({ kind: "unprocessed", because }));
+  return waiting;
+}

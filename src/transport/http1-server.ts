@@ -1,0 +1,528 @@
+import { timingSafeEqual } from "node:crypto";
+import type { Socket } from "node:net";
+import type { Clock } from "../base/clock.ts";
+import { type FailureCode, messageOf } from "../base/errors.ts";
+import type { OptionValues } from "../base/options.ts";
+import { MessageParser, type MessageEvents } from "../http/http1/message-parser.ts";
+import { RequestHeadReader } from "../http/http1/request-head.ts";
+import { interimHeadText, lastChunkText, responseHeadText } from "../http/http1/write.ts";
+import { fieldOf, type Fields, type RequestHead, type ResponseHead } from "../http/message.ts";
+import type { BodyEvents, ConnectionFacts, Handler, Loss, ServerConnection, ServerExchange } from "./exchange.ts";
+import { connectionRefusal, refusalText } from "./http1-refusal.ts";
+import { Ticker, type Ticking } from "./http1-ticker.ts";
+import { Http1Writer } from "./http1-writer.ts";
+import type { http1Options } from "./options.ts";
+
+export interface Http1ServerContext {
+  readonly clock: Clock;
+  readonly options: OptionValues<typeof http1Options>;
+  /** Bytes that were read from the socket already. */
+  readonly first?: Buffer;
+  /** What `Proxy-Authorization` has to be, whole: `Basic …`; the field is taken out. Undefined: it is passed on as any. */
+  readonly secret?: string;
+  /** "http" by default; what `head.scheme` says of a request in origin form. */
+  readonly scheme?: "http" | "https";
+  /** A handler threw: the exchange is answered with BUG, and this is for the log. */
+  readonly onFault?: (thrown: unknown) => void;
+}
+
+/** What one read of a socket can bring beyond the point at which reading was to stop. */
+const readBytesMax = 65_536;
+/** The rest of a request whose answer is complete is read and dropped up to here, so that the connection can go on. */
+const discardBytesMax = 262_144;
+const bodyWindowMs = 30_000;
+/** How long an answer that ends its connection waits for the client to read it. */
+const lingerMs = 2000;
+const extensionBytesMax = 4096;
+
+/** Serves HTTP/1.1 requests from a socket, one after the other, each as one call of `handler`. */
+export function serveHttp1(
+  socket: Socket,
+  facts: ConnectionFacts,
+  handler: Handler,
+  context: Http1ServerContext,
+): ServerConnection {
+  return new Http1Server(socket, facts, handler, context);
+}
+
+class Http1Server implements ServerConnection, MessageEvents<RequestHead>, Ticking {
+  readonly facts: ConnectionFacts;
+  readonly writer: Http1Writer;
+  readonly #socket: Socket;
+  readonly #handler: Handler;
+  readonly #context: Http1ServerContext;
+  readonly #reader: RequestHeadReader;
+  readonly #parser: MessageParser<RequestHead>;
+  readonly #ticker: Ticker;
+  #current: Http1ServerExchange | undefined;
+  /** Bytes of requests behind the current one: at most what one read brought; reading rests meanwhile. */
+  #rest: Buffer | undefined;
+  #reading = false;
+  #paused = false;
+  #unconsumed = 0;
+  /** The answer is complete and the request is not: what comes of it is dropped. */
+  #discarding = false;
+  #discarded = 0;
+  /** No further request is taken. */
+  #closing = false;
+  /** The last answer is written; only the end of the socket is waited for. */
+  #lingering = false;
+  #deadlineMs: number;
+  #headTimed = false;
+  #bodyBytes = 0;
+  #bodyCheckMs = Infinity;
+  #stalledBytes = -1;
+  #stallMs = Infinity;
+  #cancelDrain: (() => void) | undefined;
+
+  constructor(socket: Socket, facts: ConnectionFacts, handler: Handler, context: Http1ServerContext) {
+    this.#socket = socket;
+    this.facts = facts;
+    this.#handler = handler;
+    this.#context = context;
+    this.writer = new Http1Writer(socket);
+    const limits = {
+      headBytesMax: context.options.headBytesMax,
+      fieldsMax: context.options.fieldsMax,
+      extensionBytesMax,
+    };
+    this.#reader = new RequestHeadReader(context.scheme ?? "http", limits);
+    this.#parser = new MessageParser(this.#reader, this, limits);
+    this.#ticker = Ticker.of(context.clock);
+    this.#ticker.add(this);
+    this.#deadlineMs = this.#ticker.deadline(context.options.idleMs);
+    socket.on("data", (chunk: Buffer) => this.#read(chunk));
+    socket.on("end", () => this.#ended());
+    socket.on("drain", () => this.#drained());
+    // `close` follows every error, and says what there is to say.
+    socket.on("error", () => undefined);
+    socket.on("close", () => this.#closed());
+    if (context.first !== undefined && context.first.length > 0) this.#read(context.first);
+  }
+
+  get exchanges(): number {
+    return this.#current === undefined ? 0 : 1;
+  }
+
+  drain(withinMs: number): void {
+    if (this.#closing) return;
+    this.#closing = true;
+    if (this.#current === undefined && this.#parser.idle) return this.#shut();
+    this.#cancelDrain = this.#context.clock.after(withinMs, () => this.destroy("draining took too long"));
+  }
+
+  destroy(because: string): void {
+    this.#parser.hold();
+    this.#closing = true;
+    this.#lose({ kind: "lost", because });
+    this.#socket.destroy();
+  }
+
+  // What the socket says
+
+  #read(chunk: Buffer): void {
+    if (this.#lingering) return;
+    if (this.#rest !== undefined) {
+      this.#rest = Buffer.concat([this.#rest, chunk]);
+      return;
+    }
+    this.#bodyBytes += chunk.length;
+    this.#feed(chunk);
+  }
+
+  #feed(chunk: Buffer): void {
+    this.#reading = true;
+    let taken = 0;
+    try {
+      taken = this.#parser.feed(chunk);
+    } catch (thrown) {
+      // Somebody who was told of the body threw: that is a bug, and costs this connection, not the process.
+      this.#context.onFault?.(thrown);
+      this.destroy(messageOf(thrown));
+    }
+    this.#reading = false;
+    if (taken < chunk.length && !this.#closing) this.#rest = taken === 0 ? chunk : chunk.subarray(taken);
+    this.#settle();
+  }
+
+  /** After each read: what was answered leaves, reading stops or goes on, deadlines are set. */
+  #settle(): void {
+    if (this.#current?.headWritten === true) this.writer.plan();
+    else this.writer.flush();
+    if (this.#parser.inHead && !this.#headTimed) {
+      this.#headTimed = true;
+      this.#deadlineMs = this.#ticker.deadline(this.#context.options.headersMs);
+    }
+    this.#steer();
+  }
+
+  #steer(): void {
+    const pause = this.#rest !== undefined || this.#unconsumed > this.#context.options.windowBytes - readBytesMax;
+    if (pause === this.#paused) return;
+    this.#paused = pause;
+    if (pause) this.#socket.pause();
+    else this.#socket.resume();
+  }
+
+  #ended(): void {
+    const current = this.#current;
+    if (current !== undefined && current.requestEnded && this.#socket.allowHalfOpen) {
+      this.#closing = true; // A client that sends no more may still read its answer.
+      return;
+    }
+    this.#lose({ kind: "cancelled", because: "the client closed the connection" });
+    this.#parser.hold();
+    if (current === undefined) this.#shut();
+    else this.#socket.destroy();
+  }
+
+  #closed(): void {
+    this.#ticker.remove(this);
+    this.#cancelDrain?.();
+    this.#parser.hold();
+    this.#closing = true;
+    this.#rest = undefined;
+    this.#lose({ kind: "cancelled", because: "the connection to the client ended" });
+  }
+
+  #drained(): void {
+    const current = this.#current;
+    if (current === undefined || !current.waiting) return;
+    current.waiting = false;
+    current.events?.drained();
+  }
+
+  #lose(loss: Loss): void {
+    const current = this.#current;
+    if (current === undefined) return;
+    this.#current = undefined;
+    current.detach();
+    current.events?.aborted(loss);
+  }
+
+  // What the parser says
+
+  head(head: RequestHead, bodyless: boolean): void {
+    this.#headTimed = false;
+    this.#deadlineMs = Infinity;
+    if (!this.#admits(head)) return;
+    const exchange = new Http1ServerExchange(this, head, bodyless, this.#reader);
+    this.#current = exchange;
+    if (!bodyless && this.#context.options.bodyBytesPerSecond > 0) {
+      this.#bodyBytes = this.#parser.remaining;
+      this.#bodyCheckMs = this.#ticker.deadline(bodyWindowMs);
+    }
+    try {
+      this.#handler(exchange);
+    } catch (thrown) {
+      this.#context.onFault?.(thrown);
+      exchange.fault("BUG", "its handler failed");
+    }
+    if (bodyless && this.#current === exchange) this.#parser.hold();
+  }
+
+  data(chunk: Buffer): void {
+    const events = this.#current?.events;
+    if (events !== undefined) {
+      this.#unconsumed += chunk.length;
+      events.data(chunk);
+    } else if (this.#discarding) {
+      this.#discarded += chunk.length;
+      if (this.#discarded > discardBytesMax) this.#shut();
+    }
+  }
+
+  end(trailers: Fields | undefined): void {
+    this.#bodyCheckMs = Infinity;
+    const exchange = this.#current;
+    if (exchange === undefined) {
+      this.#discarding = false;
+      if (!this.#closing) this.#next();
+      else if (!this.#lingering) this.#shut();
+      return;
+    }
+    exchange.requestEnded = true;
+    exchange.events?.end(trailers);
+    if (this.#current === exchange) this.#parser.hold();
+  }
+
+  failed(code: FailureCode, because: string): void {
+    const exchange = this.#current;
+    this.#discarding = false;
+    if (exchange === undefined || !exchange.headWritten) {
+      this.#lose({ kind: "invalid", because });
+      this.#refuse(code, because);
+    } else {
+      this.#lose({ kind: "invalid", because });
+      this.#socket.destroy();
+    }
+  }
+
+  #admits(head: RequestHead): boolean {
+    const secret = this.#context.secret;
+    if (secret === undefined) return true;
+    const given = fieldOf(head.fields, "proxy-authorization");
+    if (given === undefined || !sameSecret(given, secret)) {
+      this.#refuse("PROXY_SECRET_WRONG", "the proxy's secret is missing or wrong", [
+        "proxy-authenticate",
+        'Basic realm="hauberk"',
+      ]);
+      return false;
+    }
+    for (let i = head.fields.length - 2; i >= 0; i -= 2) {
+      if ((head.fields[i] as string).toLowerCase() === "proxy-authorization") head.fields.splice(i, 2);
+    }
+    return true;
+  }
+
+  #refuse(code: FailureCode, because: string, more: Fields = []): void {
+    this.writer.text(refusalText(connectionRefusal(code, because), more));
+    this.#shut();
+  }
+
+  // What the current exchange says
+
+  /** Text and chunks were added: now or at the end of this turn they leave. */
+  sent(complete: boolean): void {
+    if (this.#reading) return;
+    if (complete) this.writer.flush();
+    else this.writer.plan();
+  }
+
+  consumed(bytes: number): void {
+    this.#unconsumed = Math.max(0, this.#unconsumed - bytes);
+    if (this.#paused && !this.#reading && this.#unconsumed < this.#context.options.windowBytes / 2) this.#steer();
+  }
+
+  answering(): void {
+    this.#bodyCheckMs = Infinity;
+  }
+
+  get closing(): boolean {
+    return this.#closing;
+  }
+
+  /** The answer is complete. */
+  finished(exchange: Http1ServerExchange): void {
+    if (this.#current !== exchange) return;
+    this.#current = undefined;
+    exchange.detach();
+    this.#unconsumed = 0;
+    this.#bodyCheckMs = Infinity;
+    if (!exchange.persistent) return this.#shut();
+    if (exchange.requestEnded) return this.#next();
+    this.#discarding = true;
+    this.#discarded = 0;
+    this.#deadlineMs = this.#ticker.deadline(this.#context.options.headersMs);
+    if (!this.#reading) this.#steer();
+  }
+
+  gaveUp(exchange: Http1ServerExchange, reset: boolean): void {
+    if (this.#current !== exchange) return;
+    this.#current = undefined;
+    exchange.detach();
+    this.#parser.hold();
+    this.#closing = true;
+    this.writer.flush();
+    // Without a length only a reset tells an HTTP/1.0 client that its answer is not whole.
+    if (reset) this.#socket.resetAndDestroy();
+    else this.#socket.destroy();
+  }
+
+  #next(): void {
+    if (this.#closing) return this.#shut();
+    this.#deadlineMs = this.#ticker.deadline(this.#context.options.idleMs);
+    this.#parser.release();
+    if (this.#reading) return;
+    const rest = this.#rest;
+    this.#rest = undefined;
+    if (rest === undefined) this.#steer();
+    else this.#feed(rest);
+  }
+
+  /** Says goodbye: what is written still leaves, and the client has a moment to read it before a reset could eat it. */
+  #shut(): void {
+    if (this.#lingering) return;
+    this.#closing = true;
+    this.#lingering = true;
+    this.#rest = undefined;
+    this.#parser.hold();
+    this.writer.flush();
+    this.#socket.end();
+    this.#deadlineMs = this.#ticker.deadline(lingerMs);
+    this.#unconsumed = 0;
+    this.#steer();
+  }
+
+  // Time
+
+  tick(nowMs: number): void {
+    if (nowMs >= this.#deadlineMs) this.#late();
+    if (nowMs >= this.#bodyCheckMs) this.#checkBody();
+    this.#checkStall(nowMs);
+  }
+
+  #late(): void {
+    this.#deadlineMs = Infinity;
+    if (this.#lingering) this.#socket.destroy();
+    else if (this.#headTimed)
+      this.#refuse("REQUEST_TIMEOUT", `its head took more than ${this.#context.options.headersMs} ms`);
+    else this.#shut();
+  }
+
+  #checkBody(): void {
+    this.#bodyCheckMs = this.#ticker.deadline(bodyWindowMs);
+    const enough = (this.#context.options.bodyBytesPerSecond * bodyWindowMs) / 1000;
+    const slow = this.#bodyBytes < enough && !this.#paused;
+    this.#bodyBytes = 0;
+    if (!slow || this.#current === undefined) return;
+    this.#lose({ kind: "cancelled", because: "the client sends its body too slowly" });
+    this.#refuse("REQUEST_TIMEOUT", "its body comes too slowly");
+  }
+
+  #checkStall(nowMs: number): void {
+    const waiting = this.#socket.writableLength;
+    const written = this.#socket.bytesWritten - waiting;
+    if (waiting === 0 || written !== this.#stalledBytes) {
+      this.#stalledBytes = waiting === 0 ? -1 : written;
+      this.#stallMs = nowMs + this.#context.options.writeStallMs;
+    } else if (nowMs >= this.#stallMs) this.destroy("the client does not read its answer");
+  }
+}
+
+/** How the answer's body is written. */
+const bodies = { none: 0, counted: 1, chunked: 2, untilClose: 3 } as const;
+
+class Http1ServerExchange implements ServerExchange {
+  readonly head: RequestHead;
+  readonly bodyless: boolean;
+  readonly connection: ConnectionFacts;
+  events: BodyEvents | undefined;
+  requestEnded: boolean;
+  headWritten = false;
+  persistent: boolean;
+  /** `write` said false, and `drained` is owed. */
+  waiting = false;
+  readonly #old: boolean;
+  readonly #expects: boolean;
+  #server: Http1Server | undefined;
+  #body: number = bodies.none;
+  #left = 0;
+
+  constructor(server: Http1Server, head: RequestHead, bodyless: boolean, reader: RequestHeadReader) {
+    this.#server = server;
+    this.head = head;
+    this.bodyless = bodyless;
+    this.requestEnded = bodyless;
+    this.connection = server.facts;
+    this.persistent = reader.persistent && head.method !== "CONNECT";
+    this.#old = reader.old;
+    this.#expects = reader.expectsContinue && !bodyless;
+  }
+
+  listen(events: BodyEvents): void {
+    this.events = events;
+  }
+
+  inform(head: ResponseHead): void {
+    if (this.#server === undefined || this.headWritten || this.#old || head.status === 101) return;
+    const text = interimHeadText(head);
+    if (text === undefined) return;
+    this.#server.writer.text(text);
+    this.#server.sent(true);
+  }
+
+  respond(head: ResponseHead, end: boolean): void {
+    const server = this.#server;
+    if (server === undefined || this.headWritten) return;
+    const bodyless = this.head.method === "HEAD" || head.status === 204 || head.status === 304;
+    const bodyLength = end ? 0 : head.bodyLength;
+    // A client that waits for 100 may send its body after the answer or not: such a connection has no known state.
+    const unknown =
+      (this.#old && bodyLength < 0 && !bodyless) || (this.#expects && !this.requestEnded) || server.closing;
+    if (unknown) this.persistent = false;
+    const framing = { bodyless, bodyLength, old: this.#old, persistent: this.persistent };
+    const text = head.status < 200 ? undefined : responseHeadText(head, framing);
+    if (text === undefined) return this.fault("UPSTREAM_INVALID", "its status or a field cannot be written");
+    this.headWritten = true;
+    this.#body = bodyless
+      ? bodies.none
+      : bodyLength >= 0
+        ? bodies.counted
+        : this.#old
+          ? bodies.untilClose
+          : bodies.chunked;
+    this.#left = bodyLength;
+    server.answering();
+    server.writer.text(text);
+    server.sent(end);
+    if (end) server.finished(this);
+  }
+
+  write(chunk: Buffer): boolean {
+    const server = this.#server;
+    if (server === undefined || !this.headWritten || this.#body === bodies.none || chunk.length === 0) return true;
+    const writer = server.writer;
+    if (this.#body === bodies.counted) {
+      this.#left -= chunk.length;
+      if (this.#left < 0) {
+        this.#breakOff("the answer is longer than it said");
+        return true;
+      }
+      writer.chunk(chunk);
+    } else if (this.#body === bodies.chunked) {
+      writer.text(`${chunk.length.toString(16)}\r\n`);
+      writer.chunk(chunk);
+      writer.text("\r\n");
+    } else writer.chunk(chunk);
+    server.sent(false);
+    this.waiting = writer.full;
+    return !this.waiting;
+  }
+
+  end(trailers?: Fields): void {
+    const server = this.#server;
+    if (server === undefined || !this.headWritten) return;
+    if (this.#body === bodies.counted && this.#left > 0) return this.#breakOff("the answer is shorter than it said");
+    if (this.#body === bodies.chunked) server.writer.text(lastChunkText(trailers) ?? "0\r\n\r\n");
+    server.sent(true);
+    server.finished(this);
+  }
+
+  consume(bytes: number): void {
+    this.#server?.consumed(bytes);
+  }
+
+  abort(_loss: Loss): void {
+    this.#server?.gaveUp(this, this.#body === bodies.untilClose);
+  }
+
+  /** Answers instead of a handler that cannot; where the answer has begun, breaks it off. */
+  fault(code: FailureCode, because: string): void {
+    const server = this.#server;
+    if (server === undefined) return;
+    if (this.headWritten) return this.#breakOff(because);
+    this.events?.aborted({ kind: "cancelled", because });
+    this.headWritten = true;
+    this.persistent = false;
+    server.writer.text(refusalText(connectionRefusal(code, because)));
+    server.sent(true);
+    server.finished(this);
+  }
+
+  detach(): void {
+    this.#server = undefined;
+  }
+
+  #breakOff(because: string): void {
+    const server = this.#server;
+    server?.gaveUp(this, this.#body === bodies.untilClose);
+    this.events?.aborted({ kind: "invalid", because });
+  }
+}
+
+function sameSecret(given: string, wanted: string): boolean {
+  const a = Buffer.from(given, "latin1");
+  const b = Buffer.from(wanted, "latin1");
+  return a.length === b.length && timingSafeEqual(a, b);
+}
