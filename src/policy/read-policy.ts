@@ -1,6 +1,6 @@
 import { isRefusal } from "../base/errors.ts";
 import { isLabel, isTrustDomain, parseServiceName, parseSpiffeId, serviceKey } from "../base/spiffe-id.ts";
-import { parseBlock } from "./address.ts";
+import { parseBlock } from "../base/ip-address.ts";
 import { problemOfPath } from "./path-pattern.ts";
 import { isPattern } from "./pattern.ts";
 import type { AuthorizationPolicy, JwtRequirement, Operation, Rule, Source } from "./resource.ts";

@@ -1,6 +1,6 @@
 import { createPublicKey } from "node:crypto";
 import { messageOf } from "../base/errors.ts";
-import { parseAddress } from "./address.ts";
+import { isLocal, isLoopback, parseAddress } from "../base/ip-address.ts";
 import type { JwtKeys, JwtProvider } from "./resource.ts";
 import { flag, list, map, oneOf, text, type At, type Desk, type Read } from "./yaml-shape.ts";
 
@@ -40,21 +40,10 @@ function problemOfUri(value: string): string | undefined {
   if (username !== "" || password !== "") return "a URL with a password ends up in logs";
   if (hash !== "") return "it has a fragment";
   const address = parseAddress(hostname.replaceAll(/[[\]]/g, ""));
-  const loopback = hostname === "localhost" || isLoopback(address);
-  if (isLinkLocal(address)) return "it leads to a link-local address";
+  const loopback = hostname === "localhost" || (address !== undefined && isLoopback(address));
+  if (!loopback && address !== undefined && isLocal(address)) return "it leads to a link-local address";
   if (protocol === "https:" || (protocol === "http:" && loopback)) return undefined;
   return protocol === "http:" ? "keys over plain HTTP can be replaced on the way" : "it is not https";
-}
-
-function isLoopback(words: readonly number[] | undefined): boolean {
-  if (words === undefined) return false;
-  if (words.length === 2) return (words[0] as number) >> 8 === 127;
-  return words[7] === 1 && words.slice(0, 7).every((word) => word === 0);
-}
-
-function isLinkLocal(words: readonly number[] | undefined): boolean {
-  if (words === undefined) return false;
-  return words.length === 2 ? words[0] === 0xa9fe : ((words[0] as number) & 0xffc0) === 0xfe80;
 }
 
 /** Any value: a JWK Set is judged as JSON, wherever it came from. */

@@ -1,6 +1,6 @@
 import { HauberkError } from "../base/errors.ts";
 import { serviceKey, serviceOf, type ServiceName, type SpiffeId } from "../base/spiffe-id.ts";
-import { contains, parseAddress, parseBlock, type Block } from "./address.ts";
+import { contains, parseAddress, parseBlock, type Block } from "../base/ip-address.ts";
 import type { Call } from "./call.ts";
 import { failed, no, saying, unknown, yes, type Action, type Check } from "./holds.ts";
 import { compilePattern } from "./pattern.ts";

@@ -69,20 +69,13 @@ export function compileToken(requirement: JwtRequirement, provider: string, acti
 }
 
 function judge(state: TokenState, claims: readonly ClaimCheck[], action: Action): Outcome {
-  switch (state.is) {
-    case "absent":
-      return action === "ALLOW" ? missing : fails;
-    case "unknown":
-      return isUnknown;
-    case "invalid":
-    case "unavailable":
-      return unjudged[action][state.is];
-    default:
-      for (let i = 0; i < claims.length; i++) {
-        if (claimHolds(state.claims, claims[i] as ClaimCheck, action) === no) return action === "ALLOW" ? lacks : fails;
-      }
-      return matches;
+  if (state.is === "absent") return action === "ALLOW" ? missing : fails;
+  if (state.is === "unknown") return isUnknown;
+  if (state.is !== "valid") return unjudged[action][state.is];
+  for (let i = 0; i < claims.length; i++) {
+    if (claimHolds(state.claims, claims[i] as ClaimCheck, action) === no) return action === "ALLOW" ? lacks : fails;
   }
+  return matches;
 }
 
 /** Own members only: a claim named `constructor` is not there because every object has one. */
@@ -110,18 +103,10 @@ function holdsFor(check: ClaimCheck, value: Plain): Holds {
 
 /** Names claims, never their values. */
 function show(state: TokenState, claims: readonly ClaimCheck[], action: Action): string {
-  switch (state.is) {
-    case "absent":
-      return "there is none";
-    case "unknown":
-      return "only the callee can judge it";
-    case "invalid":
-      return `it is invalid: ${state.because}`;
-    case "unavailable":
-      return `its keys cannot be had: ${state.because}`;
-    default: {
-      const lacking = claims.find((claim) => claimHolds(state.claims, claim, action) === no);
-      return lacking === undefined ? "it is valid and has the claims" : `it lacks ${lacking.says}`;
-    }
-  }
+  if (state.is === "absent") return "there is none";
+  if (state.is === "unknown") return "only the callee can judge it";
+  if (state.is === "invalid") return `it is invalid: ${state.because}`;
+  if (state.is === "unavailable") return `its keys cannot be had: ${state.because}`;
+  const lacking = claims.find((claim) => claimHolds(state.claims, claim, action) === no);
+  return lacking === undefined ? "it is valid and has the claims" : `it lacks ${lacking.says}`;
 }

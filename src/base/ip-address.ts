@@ -88,3 +88,25 @@ export function contains(block: Block, words: readonly number[]): boolean {
   }
   return true;
 }
+
+/** Addresses that mean this machine, its own link, or nothing: 127/8, ::1, 169.254/16, fe80::/10, 0.0.0.0/8, ::. */
+export function isLocal(words: readonly number[]): boolean {
+  return localBlocks.some((block) => contains(block, words));
+}
+
+export function isLoopback(words: readonly number[]): boolean {
+  return loopbackBlocks.some((block) => contains(block, words));
+}
+
+const loopbackBlocks: readonly Block[] = [
+  { words: [0x7f00, 0], bits: 8 },
+  { words: [0, 0, 0, 0, 0, 0, 0, 1], bits: 128 },
+];
+const localBlocks: readonly Block[] = [
+  ...loopbackBlocks,
+  { words: [0xa9fe, 0], bits: 16 },
+  { words: [0xfe80, 0, 0, 0, 0, 0, 0, 0], bits: 10 },
+  { words: [0, 0], bits: 8 },
+  // Also what IPv6 once called "IPv4-compatible" (::127.0.0.1), which some stacks still dial as IPv4.
+  { words: [0, 0, 0, 0, 0, 0, 0, 0], bits: 96 },
+];
