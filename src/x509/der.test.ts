@@ -1,4 +1,4 @@
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { expect, test } from "vitest";
 import { DerError, DerReader, tags } from "./der-reader.ts";
 import { bitOctets, der, integer, oid, octetString, sequence, smallInteger, time } from "./der-writer.ts";

@@ -1,5 +1,5 @@
 import { sign, verify, type KeyObject } from "node:crypto";
-import { refuse, type FailureCode, type Refusal } from "../base/errors.ts";
+import { isRefusal, refuse, type FailureCode, type Refusal } from "../base/errors.ts";
 
 /** Claims as they were signed: any JSON object. */
 export type Claims = Readonly<Record<string, unknown>>;
@@ -80,7 +80,8 @@ function encode(value: object): string {
 function jsonObject(bytes: Buffer): Record<string, unknown> | undefined {
   try {
     const value: unknown = JSON.parse(utf8.decode(bytes));
-    return typeof value === "object" && value !== null && !Array.isArray(value)
+    // What calls itself a refusal would be taken for one.
+    return typeof value === "object" && value !== null && !Array.isArray(value) && !isRefusal(value)
       ? (value as Record<string, unknown>)
       : undefined;
   } catch {

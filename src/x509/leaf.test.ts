@@ -1,4 +1,4 @@
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { expect, test } from "vitest";
 import { workload } from "../../test/support/crafted-certificate.ts";
 import { hasProgram, runWith } from "../../test/support/openssl.ts";
