@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { pid } from "node:process";
 import { DatabaseSync } from "node:sqlite";
@@ -23,7 +23,7 @@ export function takeLock(folder: string): StateLock | Refusal {
   let database: DatabaseSync | undefined;
   try {
     database = new DatabaseSync(join(folder, lockName), { timeout: 0 });
-    database.exec("BEGIN EXCLUSIVE");
+    database.exec("PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE");
   } catch (thrown) {
     database?.close();
     const busy = (thrown as { errcode?: number }).errcode === 5;
@@ -34,6 +34,8 @@ export function takeLock(folder: string): StateLock | Refusal {
       "End that process, or give this one a folder of its own with --state DIR",
     );
   }
+  // By name, not by a descriptor: closing any descriptor of a file drops every POSIX lock that the process has on it.
+  chmodSync(join(folder, lockName), 0o600);
   // For the message above only; the lock is the kernel's.
   writeFileSync(join(folder, holderName), `${pid}\n`, { mode: 0o600 });
   const held = database;

@@ -217,7 +217,7 @@ export class WorkloadIdentity {
 
   async #enrollPatiently(): Promise<void> {
     const { clock, options, random } = this.#context;
-    const token = await this.#context.tokenSource();
+    const token = await this.#token();
     if (token === undefined) throw HauberkError.from(tokenNeeded());
     const untilMs = clock.monotonicMs() + options.enrollWaitMs;
     for (let failures = 0; ; failures++) {
@@ -231,9 +231,14 @@ export class WorkloadIdentity {
     }
   }
 
+  async #token(): Promise<string | undefined> {
+    const token = (await this.#context.tokenSource())?.trim();
+    return token === "" ? undefined : token;
+  }
+
   async #enroll(token: string): Promise<true | Refusal> {
     const { stateFolder, expect } = this.#context;
-    const enrolled = await enroll(token.trim(), { folder: stateFolder, expect, context: this.#context });
+    const enrolled = await enroll(token, { folder: stateFolder, expect, context: this.#context });
     if (isRefusal(enrolled)) return enrolled;
     this.#recovery = enrolled.recovery;
     const { issued } = enrolled;
@@ -325,7 +330,7 @@ export class WorkloadIdentity {
 
   /** A person may have put a new token beside a sidecar that cannot come back by itself. */
   async #enrollAnew(): Promise<boolean> {
-    const token = await this.#context.tokenSource();
+    const token = await this.#token();
     if (token === undefined) return false;
     const done = await this.#enroll(token);
     if (done === true) return true;

@@ -49,7 +49,8 @@ export class FakeControl {
   /** Changes an answer before it is sent. */
   spoil: (answer: IssuedAnswer) => IssuedAnswer = (answer) => answer;
   /** What happens with a watch; refused by default. */
-  watch: (request: IncomingMessage, response: ServerResponse) => void = (_request, response) => response.writeHead(404).end();
+  watch: (request: IncomingMessage, response: ServerResponse) => void = (_request, response) =>
+    response.writeHead(404).end();
   readonly #wish: FakeControlWish;
   readonly #servers: Server[] = [];
   readonly #random = new SeededRandom(99);
@@ -71,8 +72,16 @@ export class FakeControl {
 
   /** Listens, at the ports of the last time where there was one. */
   async listen(): Promise<void> {
-    const shows = this.#wish.shows ?? this.#wish.pki.issue("spiffe://mesh.local/hauberk/control", { notBeforeMs: this.#wish.clock.wallMs() - hourMs, notAfterMs: this.#wish.clock.wallMs() + 30 * 24 * hourMs });
-    this.#ports = { mesh: await this.#serve(shows, true, this.#ports.mesh), enrollment: await this.#serve(shows, false, this.#ports.enrollment) };
+    const shows =
+      this.#wish.shows ??
+      this.#wish.pki.issue("spiffe://mesh.local/hauberk/control", {
+        notBeforeMs: Date.now() - 2 * hourMs,
+        notAfterMs: this.#wish.clock.wallMs() + 30 * 24 * hourMs,
+      });
+    this.#ports = {
+      mesh: await this.#serve(shows, true, this.#ports.mesh),
+      enrollment: await this.#serve(shows, false, this.#ports.enrollment),
+    };
   }
 
   async end(): Promise<void> {
@@ -93,7 +102,15 @@ export class FakeControl {
   token(change: Record<string, unknown> = {}): string {
     const exp = Math.floor(this.#wish.clock.wallMs() / 1_000) + 600;
     const roots = [fingerprintOf(this.#wish.pki.root.der)];
-    const claims = { jti: "t1", urls: [this.enrollmentUrl], roots, trustDomain: "mesh.local", sub: this.id, exp, ...change };
+    const claims = {
+      jti: "t1",
+      urls: [this.enrollmentUrl],
+      roots,
+      trustDomain: "mesh.local",
+      sub: this.id,
+      exp,
+      ...change,
+    };
     return signCompact(claims, this.#tokenKey);
   }
 
@@ -144,8 +161,13 @@ export class FakeControl {
       response.destroy();
       return;
     }
-    const { status, value } = told === undefined ? this.#valueFor(asked) : { status: 403, value: refuse(told, "Cannot: told so", "Do otherwise") };
-    const text = JSON.stringify(isRefusal(value) ? { code: value.code, message: value.message, hint: value.hint } : value);
+    const { status, value } =
+      told === undefined
+        ? this.#valueFor(asked)
+        : { status: 403, value: refuse(told, "Cannot: told so", "Do otherwise") };
+    const text = JSON.stringify(
+      isRefusal(value) ? { code: value.code, message: value.message, hint: value.hint } : value,
+    );
     response.writeHead(status, { "content-type": "application/json" }).end(text);
   }
 
@@ -173,7 +195,8 @@ export class FakeControl {
     const key = createPublicKey({ key: this.#recoveryKey ?? Buffer.alloc(0), format: "der", type: "spki" });
     const statement = recoveryStatement("challenge-1", parsed["csr"] ?? "");
     const right = verify("sha256", statement, key, Buffer.from(parsed["signature"] ?? "", "base64"));
-    if (!right || parsed["instance"] !== "i1") return { status: 403, value: refuse("RECOVERY_REFUSED", "Cannot recover", "Enroll") };
+    if (!right || parsed["instance"] !== "i1")
+      return { status: 403, value: refuse("RECOVERY_REFUSED", "Cannot recover", "Enroll") };
     return { status: 200, value: this.#issue(parsed["csr"] ?? "") };
   }
 
@@ -186,7 +209,14 @@ export class FakeControl {
     this.issuedSerials.push(serial.toString("hex"));
     const notAfterMs = Math.floor((issuedAtMs + this.lifetimeMs) / 1_000) * 1_000;
     // A long way back: tests move their clock and not the one that TLS reads.
-    const leaf = { spki: read.spki, id: this.id, dnsNames: [], serial, notBeforeMs: Date.now() - 2 * hourMs, notAfterMs };
+    const leaf = {
+      spki: read.spki,
+      id: this.id,
+      dnsNames: [],
+      serial,
+      notBeforeMs: Date.now() - 2 * hourMs,
+      notAfterMs,
+    };
     const chain = [signLeaf(pki.issuer, leaf), pki.intermediate.der];
     return this.spoil({
       instance: "i1",
