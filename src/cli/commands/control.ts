@@ -1,0 +1,89 @@
+import { networkInterfaces } from "node:os";
+import { controlOptions } from "../../control/options.ts";
+import { ControlPlane, type Address } from "../../control/control-plane.ts";
+import { registryOptions } from "../../registry/options.ts";
+import { storageOptions } from "../../storage/options.ts";
+import { openLog, type LogLevel } from "../../telemetry/log.ts";
+import { exits, usageError, type Input, type Run } from "../command.ts";
+import { splitAddress, type Config } from "../config.ts";
+import { requireHome } from "../home.ts";
+import { openAuthority } from "../open-authority.ts";
+import { release } from "../release.ts";
+import { refuseUnknown, settle } from "../settings.ts";
+import { onEnd } from "../signals.ts";
+import { systemClock, systemRandom } from "../system.ts";
+import { optionTables } from "../tables.ts";
+import { show } from "../terminal.ts";
+
+const levels: readonly LogLevel[] = ["debug", "info", "warn", "error"];
+
+export const run: Run = async (input) => {
+  const home = requireHome(input.cwd, input.flag("home") ?? input.environment["HAUBERK_HOME"]);
+  const level = levels.find((known) => known === (input.flag("log-level") ?? "info"));
+  if (level === undefined) throw usageError(`--log-level ${input.flag("log-level")} is none of ${levels.join(", ")}`, "See hauberk control --help");
+  const opened = await openAuthority({ input, home });
+  refuseUnknown(await optionTables(), opened.config.options);
+  const log = openLog({ level, fields: { program: "control" } });
+  const sources = { environment: input.environment, file: opened.config.options };
+  const ended = new Promise<NodeJS.Signals>((resolve) => onEnd(resolve));
+  try {
+    const listen = { mesh: address(input, "mesh", opened.config), enrollment: address(input, "enrollment", opened.config) };
+    const plane = await ControlPlane.start({
+      store: opened.store,
+      authority: opened.authority,
+      clock: systemClock,
+      random: systemRandom,
+      log: log.logger,
+      options: {
+        control: settle(controlOptions, sources),
+        registry: settle(registryOptions, sources),
+        storage: settle(storageOptions, sources),
+      },
+      listen,
+      release,
+    });
+    const hosts = hostsOf(opened.config, listen.mesh.host);
+    const urls = (port: number): string[] => hosts.map((host) => `https://${host.includes(":") ? `[${host}]` : host}:${port}`);
+    opened.authority.announce({ control: urls(plane.addresses.mesh.port), enrollment: urls(plane.addresses.enrollment.port) });
+    ready(input, plane);
+    await ended;
+    await plane.stop();
+    return exits.done;
+  } finally {
+    await opened.store.close();
+    log.flush();
+  }
+};
+
+function ready(input: Input, plane: ControlPlane): void {
+  const { mesh, enrollment } = plane.addresses;
+  // One line: whoever started this reads lines.
+  if (input.terminal.json) {
+    input.terminal.out(JSON.stringify({ ready: true, mesh: mesh.port, enrollment: enrollment.port, pid: process.pid }));
+    return;
+  }
+  show(input.terminal, {}, () =>
+    [
+      `The control plane is ready: mesh API on ${mesh.host}:${mesh.port}, enrollment on ${enrollment.host}:${enrollment.port}`,
+      "Next, in another terminal: hauberk token create --service orders --out orders.token",
+    ].join("\n"),
+  );
+}
+
+function address(input: Input, name: "mesh" | "enrollment", config: Config): Address {
+  const text = input.flag(name) ?? config[name];
+  const { host, port } = splitAddress(text);
+  if (!/^.+:\d{1,5}$/.test(text) || port > 65_535) throw usageError(`--${name} ${text} is no HOST:PORT`, "Write 0.0.0.0:7443, or [::]:7443");
+  return { host, port };
+}
+
+/** What tokens and answers name: what was configured, else every address at which this machine can be reached. */
+function hostsOf(config: Config, bound: string): readonly string[] {
+  if (config.advertise.length > 0) return config.advertise;
+  if (bound !== "0.0.0.0" && bound !== "::") return [bound];
+  const others = Object.values(networkInterfaces())
+    .flatMap((entries) => entries ?? [])
+    .filter((entry) => !entry.internal && entry.family === "IPv4" && !entry.address.startsWith("169.254."))
+    .map((entry) => entry.address);
+  return ["127.0.0.1", ...others].slice(0, 8);
+}
