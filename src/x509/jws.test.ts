@@ -71,6 +71,10 @@ test("a key that is not on P-256 verifies nothing", () => {
   const wrong = generateKeyPairSync("ec", { namedCurve: "P-384" }).publicKey;
   const read = readCompact(token, wrong, 4096);
   expect(isRefusal(read) && read["code"]).toBe("TOKEN_UNKNOWN");
+  // A curve with signatures of the same length: the signature is right, the algorithm is another one.
+  const koblitz = generateKeyPairSync("ec", { namedCurve: "secp256k1" });
+  const other = readCompact(signCompact(claims, koblitz.privateKey), koblitz.publicKey, 4096);
+  expect(isRefusal(other) && other.code).toBe("TOKEN_UNKNOWN");
 });
 
 test("base64url has one spelling: padding, other letters, loose bits and blanks are refused", () => {

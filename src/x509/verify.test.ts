@@ -1,4 +1,4 @@
-import { X509Certificate } from "node:crypto";
+import { X509Certificate, generateKeyPairSync } from "node:crypto";
 import { expect, test } from "vitest";
 import {
   clientAuth,
@@ -92,6 +92,8 @@ test("X-2: a leaf's ID has a path, and without a subject its names are critical"
 test("X-3: a signing certificate does not authenticate, and its own ID is a trust domain's", () => {
   const usage = ["keyCertSign", "digitalSignature"] as const;
   expect(judgeLeaf({ ca: true, subject: nameOf("x"), keyUsage: usage })).toBe("PEER_NOT_A_WORKLOAD");
+  // Even one that claims to be a workload in every other respect.
+  expect(judgeLeaf({ ca: true, subject: nameOf("x") })).toBe("PEER_NOT_A_WORKLOAD");
   expect(judge([intermediate])).toBe("PEER_NOT_A_WORKLOAD");
   expect(judge([root])).toBe("PEER_NOT_A_WORKLOAD");
   const named = (...uris: string[]): string => judge(below(craftAuthority({ issuer: rootIssuer, uris })));
@@ -191,6 +193,9 @@ test("X-8: a chain of another authority, in another order, or with a foreign sig
   expect(judge([chain[0], chain[1], chain[1]])).toBe("PEER_UNTRUSTED");
   expect(judge([chain[0], root, chain[1]])).toBe("PEER_UNTRUSTED");
   expect(judge([chain[0], ...Array.from({ length: 5 }, () => chain[1])])).toBe("PEER_UNTRUSTED");
+  // Signed by the right key, but naming another issuer.
+  const misnamed: Issuer = { ...issuer, certificate: { ...intermediate, subject: nameOf("another") } };
+  expect(why([craft({ issuer: misnamed }), intermediate])).toContain("not in order");
   // Same names, other keys: only the signature and the key identifiers tell.
   const impostor: Issuer = { key: generateKey(), certificate: intermediate };
   expect(why([craft({ issuer: impostor }), intermediate])).toContain("signature");
@@ -250,6 +255,24 @@ test("a leaf of the template and one by parts are judged alike", () => {
     }),
   );
   expect(isRefusal(made) ? made.message : judge([made, intermediate])).toBe(workload);
+});
+
+test("a chain has at most four certificates, however far its issuers would let it go", () => {
+  let authority = rootIssuer;
+  const above: Certificate[] = [];
+  const codes: string[] = [];
+  for (let length = 1; length <= 5; length++) {
+    codes.push(judge([craft({ issuer: authority }), ...above]));
+    authority = craftAuthority({ issuer: authority, name: `authority ${length}` });
+    above.unshift(authority.certificate);
+  }
+  expect(codes).toEqual([workload, workload, workload, workload, "PEER_UNTRUSTED"]);
+});
+
+test("a signature counts only with the kind of key that its algorithm is for", () => {
+  const p384 = generateKeyPairSync("ec", { namedCurve: "P-384" }).privateKey;
+  const authority = craftAuthority({ issuer: rootIssuer, key: p384 });
+  expect(why(below(authority))).toContain("signature");
 });
 
 test("an algorithm that no mesh signs with is refused", () => {
