@@ -47,6 +47,11 @@ export class Desk {
     this.problems.push({ file: this.file, ...this.#place(offset), message, hint });
   }
 
+  /** From 1. */
+  lineOf(at: At): number {
+    return this.#place(at?.range?.[0] ?? 0).line;
+  }
+
   #at(at: At, message: string, hint: string): Problem {
     const offset = at?.range?.[0];
     if (offset !== undefined) this.#offset = offset;
