@@ -30,7 +30,11 @@ export function peekIdentity(folder: string): PeekedIdentity | Refusal {
       because = messageOf(thrown);
     }
   }
-  return refuse("STATE_DAMAGED", `Cannot read an identity in ${folder}: ${because}`, "Name the state folder of an enrolled sidecar, such as certs/orders/1");
+  return refuse(
+    "STATE_DAMAGED",
+    `Cannot read an identity in ${folder}: ${because}`,
+    "Name the state folder of an enrolled sidecar, such as certs/orders/1",
+  );
 }
 
 function readOnce(folder: string): PeekedIdentity {
@@ -54,7 +58,8 @@ function readOnce(folder: string): PeekedIdentity {
 function bodyOf(folder: string, name: string): string {
   const text = readFileSync(join(folder, name), "utf8");
   const end = text.indexOf("\n") + 1;
-  if (text.slice(0, end) !== `# hauberk-state 1 sha256:${sha256(text.slice(end))}\n`) throw new Error(`the digest of ${name} does not match`);
+  if (text.slice(0, end) !== `# hauberk-state 1 sha256:${sha256(text.slice(end))}\n`)
+    throw new Error(`the digest of ${name} does not match`);
   return text.slice(end);
 }
 

@@ -165,11 +165,13 @@ test("after sleeping past its end nothing is published, and the recovery key bri
   set.token = undefined;
   set.control.refusals.set("/v1/recover/challenge", "drop");
   await set.control.end();
+  for (let i = 0; i < 6; i++) await nextTry(set);
   set.clock.setWall(set.clock.wallMs() + 100 * hour);
   const gone = new Promise((resolve) => set.identity.current.subscribe(resolve));
   set.clock.advance(30_000); // The coarse tick notices.
   expect(await gone).toBeUndefined();
   await set.identity.renewNow();
+  expect(set.identity.nextTryAtMs - set.clock.wallMs()).toBeLessThanOrEqual(1_000); // However often it failed before.
   expect(set.identity.current.read()).toBeUndefined();
   await set.control.listen();
   set.control.refusals.clear();

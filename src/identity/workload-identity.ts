@@ -13,6 +13,8 @@ import { enroll, forgetEnrolling } from "./bootstrap.ts";
 import { openWatch, type WatchEvents, type WatchStream } from "./control-client.ts";
 import { holdProcess } from "./hold-process.ts";
 import { readAll, type Issued } from "./issued.ts";
+import { Keeper } from "./keeper.ts";
+import { identityMeters, type IdentityMeters } from "./meters.ts";
 import type { identityOptions } from "./options.ts";
 import {
   isDue,
@@ -28,14 +30,7 @@ import {
 } from "./renewal.ts";
 import { recover, renew } from "./requests.ts";
 import type { StateFolder } from "./state-folder.ts";
-import {
-  readIdentity,
-  readRecovery,
-  writeIdentity,
-  writeRecovery,
-  type Recovery,
-  type Stored,
-} from "./stored-identity.ts";
+import { readIdentity, type Stored } from "./stored-identity.ts";
 
 export interface IdentityContext {
   /** Open, and so locked by this process. */
@@ -67,20 +62,24 @@ export class WorkloadIdentity {
   readonly #context: IdentityContext;
   readonly #log: Logger;
   #held: Stored | undefined;
-  #recovery: Recovery | undefined;
+  readonly #keeper: Keeper;
+  readonly #meters: IdentityMeters;
   #plan: Plan;
   #generation = 0;
   #trying: Promise<void> | undefined;
-  #saving: Promise<void> = Promise.resolve();
   #cancelTick: (() => void) | undefined;
   #running = false;
 
-  private constructor(context: IdentityContext, recovery: Recovery | undefined) {
+  private constructor(context: IdentityContext, keeper: Keeper) {
     this.#context = context;
     this.#log = context.log;
-    this.#recovery = recovery;
+    this.#keeper = keeper;
     this.#plan = planRecovery(this.#now());
-    this.#measure(context.metrics);
+    this.#meters = identityMeters(context.metrics, {
+      issuedAtMs: () => this.#held?.issued.issuedAtMs ?? 0,
+      notAfterMs: () => this.#held?.issued.notAfterMs ?? 0,
+      nextTryAtMs: () => this.#plan.nextAtMs,
+    });
   }
 
   /**
@@ -89,13 +88,12 @@ export class WorkloadIdentity {
    * @throws HauberkError TOKEN_NEEDED, USAGE for another service, or the refusal that the enrollment ended with.
    */
   static async open(context: IdentityContext): Promise<WorkloadIdentity> {
-    const identity = new WorkloadIdentity(context, await readRecovery(context.stateFolder));
+    const identity = new WorkloadIdentity(context, await Keeper.open(context.stateFolder, context.log));
     const stored = await readIdentity(context.stateFolder);
     const release = holdProcess();
     try {
-      if (stored !== undefined) await identity.#take(stored);
-      else if (identity.#recovery === undefined) await identity.#enrollPatiently();
-      else await identity.#comeBack(identity.#recovery);
+      if (stored === undefined) await identity.#begin();
+      else await identity.#take(stored);
     } finally {
       release();
     }
@@ -104,7 +102,7 @@ export class WorkloadIdentity {
 
   /** The enrolled copy that this is; "" before there is one. */
   get instance(): string {
-    return this.#held?.issued.instance ?? this.#recovery?.instance ?? "";
+    return this.#held?.issued.instance ?? this.#keeper.recovery?.instance ?? "";
   }
 
   /** Wall clock of the next renewal or retry, for whoever shows it. */
@@ -125,7 +123,7 @@ export class WorkloadIdentity {
     this.#cancelTick?.();
     this.#cancelTick = undefined;
     await this.#trying;
-    await this.#saving;
+    await this.#keeper.settled();
   }
 
   /** Resolves with the identity as soon as one is valid. */
@@ -171,7 +169,7 @@ export class WorkloadIdentity {
     this.#held = { ...held, issued };
     if (this.current.read() !== undefined) this.#publish(issued);
     this.#log.info("the trust bundle has changed", { sequence: bundle.sequence, roots: roots.length });
-    this.#save(this.#held).catch((thrown: unknown) => {
+    this.#keeper.save(this.#held).catch((thrown: unknown) => {
       this.#log.error("the new trust bundle could not be kept on disk", { error: thrown });
     });
     return true;
@@ -191,16 +189,16 @@ export class WorkloadIdentity {
     });
     if (isRefusal(proof)) {
       await this.#context.stateFolder.setAside("identity.json", proof.message);
-      if (this.#recovery === undefined) await this.#enrollPatiently();
-      else await this.#comeBack(this.#recovery);
-      return;
+      return this.#begin();
     }
     this.#hold(stored);
     if (wallMs >= issued.notAfterMs) await this.#tryOnce();
   }
 
-  /** What is on disk has to be brought back by its recovery key; `start` goes on where this first try fails. */
-  async #comeBack(recovery: Recovery): Promise<void> {
+  /** Without a usable identity: by the recovery key where there is one (`start` goes on where this first try fails), or a token. */
+  async #begin(): Promise<void> {
+    const { recovery } = this.#keeper;
+    if (recovery === undefined) return this.#enrollPatiently();
     this.#requireExpected(recovery.id, recovery.trustDomain);
     await this.#tryOnce();
   }
@@ -240,10 +238,10 @@ export class WorkloadIdentity {
     const { stateFolder, expect } = this.#context;
     const enrolled = await enroll(token, { folder: stateFolder, expect, context: this.#context });
     if (isRefusal(enrolled)) return enrolled;
-    this.#recovery = enrolled.recovery;
+    this.#keeper.enrolled(enrolled.recovery);
     const { issued } = enrolled;
     const stored = { issued, draw: this.#context.random.draw() };
-    await this.#save(stored);
+    await this.#keeper.save(stored);
     await forgetEnrolling(stateFolder);
     this.#hold(stored, planAfterIssue);
     this.#log.info("enrolled", { id: issued.id.text, instance: issued.instance, notAfter: isoOf(issued.notAfterMs) });
@@ -275,6 +273,8 @@ export class WorkloadIdentity {
         now: isoOf(wallMs),
       },
     );
+    // Every second counts from here on: what failed before has its own, slower rhythm.
+    this.#plan = planRecovery(this.#now());
     this.current.publish(undefined);
   }
 
@@ -323,9 +323,10 @@ export class WorkloadIdentity {
 
   #recoverOr(otherwise: Refusal): Promise<Issued | Refusal> {
     const held = this.#held?.issued;
-    if (this.#recovery === undefined) return Promise.resolve(otherwise);
-    const { enrollmentUrls, roots } = held ?? this.#recovery;
-    return recover({ ...this.#recovery, enrollmentUrls, roots }, this.#context);
+    const { recovery } = this.#keeper;
+    if (recovery === undefined) return Promise.resolve(otherwise);
+    const { enrollmentUrls, roots } = held ?? recovery;
+    return recover({ ...recovery, enrollmentUrls, roots }, this.#context);
   }
 
   /** A person may have put a new token beside a sidecar that cannot come back by itself. */
@@ -341,7 +342,7 @@ export class WorkloadIdentity {
   async #install(issued: Issued, how: "renewed" | "recovered"): Promise<void> {
     const stored = { issued: this.#withNewestBundle(issued), draw: this.#context.random.draw() };
     try {
-      await this.#save(stored);
+      await this.#keeper.save(stored);
     } catch (thrown) {
       const held = this.#held?.issued;
       const leftMs = held === undefined ? 0 : held.notAfterMs - this.#context.clock.wallMs();
@@ -349,7 +350,7 @@ export class WorkloadIdentity {
       this.#log.error("the new certificate could not be kept on disk and is used from memory", { error: thrown });
     }
     this.#hold(stored, planAfterIssue);
-    this.#renewals?.with(how).add();
+    this.#meters.tried(how);
     this.#log.info(`the certificate was ${how}`, {
       id: issued.id.text,
       instance: issued.instance,
@@ -370,7 +371,7 @@ export class WorkloadIdentity {
     const held = this.#held?.issued;
     const failed = { code: refusal.code, life: held, now: this.#now(), draw: this.#context.random.draw() };
     this.#plan = planRetry(this.#plan, failed, this.#context.options);
-    this.#renewals?.with("failed").add();
+    this.#meters.tried("failed");
     const fields = {
       code: refusal.code,
       because: refusal.message,
@@ -410,65 +411,10 @@ export class WorkloadIdentity {
     );
   }
 
-  /** One after the other: the files of two identities must not mix. */
-  #save(stored: Stored): Promise<void> {
-    const { stateFolder } = this.#context;
-    const saved = this.#saving.then(async () => {
-      await writeIdentity(stateFolder, stored);
-      const { roots, enrollmentUrls, bundleSequence } = stored.issued;
-      const before = this.#recovery;
-      if (
-        before === undefined ||
-        (before.enrollmentUrls.join() === enrollmentUrls.join() && sameRoots(before.roots, roots))
-      )
-        return;
-      this.#recovery = { ...before, enrollmentUrls, roots };
-      await writeRecovery(stateFolder, this.#recovery);
-      this.#log.debug("the recovery file follows the bundle", { bundleSequence });
-    });
-    this.#saving = saved.catch(() => undefined);
-    return saved;
-  }
-
   #now(): Now {
     const { clock } = this.#context;
     return { wallMs: clock.wallMs(), monotonicMs: clock.monotonicMs() };
   }
-
-  #renewals: ReturnType<Metrics["counter"]> | undefined;
-
-  #measure(metrics: Metrics | undefined): void {
-    if (metrics === undefined) return;
-    this.#renewals = metrics.counter({
-      name: "hauberk_certificate_renewals_total",
-      help: "Tries to renew or recover the certificate, by what became of them.",
-      labels: ["result"],
-    });
-    for (const result of ["renewed", "recovered", "failed"]) this.#renewals.with(result);
-    const seconds = (name: string, help: string, read: () => number): void => {
-      const gauge = metrics.gauge({ name, help }).with();
-      metrics.collect(() => gauge.set(Math.round(read() / 1_000)));
-    };
-    seconds(
-      "hauberk_certificate_not_after_seconds",
-      "When the certificate ends, seconds since 1970; 0 for none.",
-      () => this.#held?.issued.notAfterMs ?? 0,
-    );
-    seconds(
-      "hauberk_certificate_issued_seconds",
-      "When the certificate was issued, seconds since 1970; 0 for none.",
-      () => this.#held?.issued.issuedAtMs ?? 0,
-    );
-    seconds(
-      "hauberk_certificate_next_try_seconds",
-      "When it is renewed or tried again, seconds since 1970.",
-      () => this.#plan.nextAtMs,
-    );
-  }
-}
-
-function sameRoots(a: Recovery["roots"], b: Recovery["roots"]): boolean {
-  return a.length === b.length && a.every((root, i) => root.der.equals(b[i]?.der ?? Buffer.alloc(0)));
 }
 
 function inDateMs(issued: Issued, wallMs: number): number {
