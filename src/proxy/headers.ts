@@ -206,3 +206,19 @@ export class Labels {
       : `00-${ids.slice(0, 31)}1-${ids.slice(32, 47)}1-00`;
   }
 }
+
+/** RFC 9110, 7.6.3: who received the message, and by which version of the protocol. */
+export const viaOutbound = "1.1 hauberk";
+export const viaInbound = "2 hauberk";
+
+/** Adds what every request carries on: its id and its trace. */
+export function addLabels(fields: Fields, request: { requestId: string; notes: RequestNotes }, labels: Labels): void {
+  const { traceparent, tracestate } = request.notes;
+  fields.push("x-request-id", request.requestId);
+  if (traceparent === undefined || traceparent === "") {
+    fields.push("traceparent", labels.traceparent());
+    return;
+  }
+  fields.push("traceparent", traceparent);
+  if (tracestate !== undefined) fields.push("tracestate", tracestate);
+}

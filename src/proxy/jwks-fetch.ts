@@ -1,5 +1,5 @@
 import { lookup } from "node:dns";
-import { BlockList, isIP } from "node:net";
+import { BlockList, isIP, type LookupFunction } from "node:net";
 import type { Clock } from "../base/clock.ts";
 import { messageOf, refuse, type Refusal } from "../base/errors.ts";
 import type { OptionValues } from "../base/options.ts";
@@ -95,11 +95,9 @@ function judgeUri(uri: string, allowLoopback: boolean): URL | Refusal {
   return because === undefined ? url : unavailable(uri, because);
 }
 
-type Found = (error: NodeJS.ErrnoException | null, address: string | object[], family?: number) => void;
-
 /** Looks a name up, and refuses it if any of its addresses may not be dialled: the one that is dialled was judged. */
-export function guardedLookup(allowLoopback: boolean) {
-  return (host: string, options: object, found: Found): void => {
+export function guardedLookup(allowLoopback: boolean): LookupFunction {
+  return (host, options, found) => {
     lookup(host, { ...options, all: true }, (error, addresses) => {
       if (error !== null) return found(error, []);
       for (const { address } of addresses) {
@@ -108,7 +106,7 @@ export function guardedLookup(allowLoopback: boolean) {
       }
       const [first] = addresses;
       if (first === undefined) return found(new Error("its host has no address"), []);
-      if ((options as { all?: boolean }).all === true) return found(null, addresses);
+      if (options.all === true) return found(null, addresses);
       return found(null, first.address, first.family);
     });
   };

@@ -93,6 +93,13 @@ export const proxyOptions = {
     max: 16_777_216,
     why: "How much of a request's body is kept for a retry; a longer one is not retried.",
   },
+  balancer: {
+    kind: "text",
+    env: "HAUBERK_BALANCER",
+    default: "round-robin",
+    form: "round-robin or least-connections",
+    why: "Which endpoint is next: each in turn, or the one with the fewest open requests.",
+  },
   drainMs: {
     env: "HAUBERK_CONNECTION_DRAIN_MS",
     default: 30_000,

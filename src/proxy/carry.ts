@@ -1,0 +1,392 @@
+import type { Clock } from "../base/clock.ts";
+import { refuse, type FailureCode, type Refusal } from "../base/errors.ts";
+import type { OptionValues } from "../base/options.ts";
+import type { Fields, RequestHead, ResponseHead } from "../http/message.ts";
+import type { AccessLog } from "../telemetry/access-log.ts";
+import type { Logger } from "../telemetry/logger.ts";
+import type { Gauge } from "../telemetry/metrics.ts";
+import type {
+  BodyEvents,
+  ClientConnection,
+  ClientExchange,
+  Loss,
+  ResponseEvents,
+  ServerExchange,
+} from "../transport/exchange.ts";
+import { Alarm, type Alarms } from "./alarms.ts";
+import { sendAnswer, statusOf } from "./answer.ts";
+import { takeResponse, takeTrailers, type Labels, type RequestNotes } from "./headers.ts";
+import type { Meters, RequestMeter, Side } from "./meters.ts";
+import type { proxyOptions } from "./options.ts";
+
+/** What every request of one side shares. */
+export interface CarryContext {
+  readonly side: Side;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly options: OptionValues<typeof proxyOptions>;
+  readonly alarms: Alarms;
+  readonly meters: Meters;
+  readonly labels: Labels;
+  readonly access: AccessLog | undefined;
+  readonly openRequests: Gauge;
+  /** Whether the far end is a sidecar, whose answers may say a code of ours. */
+  readonly keepCode: boolean;
+}
+
+/** One sending of the request: events of an attempt that was given up reach nobody. */
+export class Attempt implements ResponseEvents {
+  readonly carry: Carry;
+  exchange: ClientExchange | undefined = undefined;
+  over = false;
+
+  constructor(carry: Carry) {
+    this.carry = carry;
+  }
+
+  informed(head: ResponseHead): void {
+    if (!this.over) this.carry.onInformed(head);
+  }
+
+  head(head: ResponseHead, end: boolean): void {
+    if (!this.over) this.carry.onHead(this, head, end);
+  }
+
+  data(chunk: Buffer): void {
+    if (this.over) this.exchange?.consume(chunk.length);
+    else this.carry.onData(this, chunk);
+  }
+
+  end(trailers: Fields | undefined): void {
+    if (!this.over) this.carry.onEnd(this, trailers);
+  }
+
+  aborted(loss: Loss): void {
+    if (!this.over) this.carry.onAborted(this, loss);
+  }
+
+  drained(): void {
+    if (!this.over) this.carry.onUpstreamDrained();
+  }
+
+  /** Wants no more of it: nothing of this attempt is heard again. */
+  abandon(because: string): void {
+    if (this.over) return;
+    this.over = true;
+    this.exchange?.abort({ kind: "cancelled", because });
+  }
+}
+
+const deciding = 0;
+/** Looking for an endpoint, waiting for a connection or for the next attempt. */
+const waiting = 1;
+const sent = 2;
+const answered = 3;
+const finished = 4;
+type Phase = typeof deciding | typeof waiting | typeof sent | typeof answered | typeof finished;
+
+const nothingHeld: Buffer[] = [];
+
+/**
+ * One request on its way through the sidecar and its answer on the way back: bodies stream with backpressure both ways, the
+ * request's body is held while it might have to be sent again, one alarm watches the deadline, and it ends exactly once.
+ * What an attempt is and what may be tried again is for each side to say.
+ */
+export abstract class Carry extends Alarm implements BodyEvents {
+  readonly exchange: ServerExchange;
+  readonly startedMs: number;
+  readonly notes: RequestNotes;
+  readonly requestId: string;
+  protected readonly shared: CarryContext;
+  protected meter: RequestMeter;
+  protected attempt: Attempt | undefined = undefined;
+  /** Sendings so far. */
+  protected attempts = 0;
+  /** For the access log: whose policy decided, who was called, who answered. */
+  protected decidedBy = "";
+  protected service = "";
+  #phase: Phase = deciding;
+  #status = 0;
+  /** The request's body from its first byte, while it is held whole. */
+  #held: Buffer[] = nothingHeld;
+  #heldBytes = 0;
+  #whole = true;
+  #requestEnded: boolean;
+  #requestTrailers: Fields | undefined = undefined;
+  /** Received of the request, and not yet taken off its sender's window. */
+  #owedToSender = 0;
+  /** Received of the answer, and not yet taken off the upstream's window. */
+  #owedToUpstream = 0;
+  #bytesIn = 0;
+  #bytesOut = 0;
+
+  constructor(shared: CarryContext, exchange: ServerExchange, notes: RequestNotes) {
+    super();
+    this.shared = shared;
+    this.exchange = exchange;
+    this.startedMs = shared.clock.monotonicMs();
+    this.notes = notes;
+    this.requestId = notes.requestId ?? shared.labels.requestId();
+    this.meter = shared.meters.requests(shared.side, "");
+    this.#requestEnded = exchange.bodyless;
+    shared.openRequests.add(1);
+    exchange.listen(this);
+  }
+
+  /** An attempt was lost before its head; gives the answer to make, or undefined where it goes on. */
+  protected abstract lost(attempt: Attempt, loss: Loss): Refusal | undefined;
+  /** A head arrived; true where it is not passed on because the request is sent again. */
+  protected abstract judged(attempt: Attempt, head: ResponseHead): boolean;
+  /** An attempt is over, in whatever way: what it held is free. Called once for each. */
+  protected abstract released(attempt: Attempt, how: "answered" | "lost" | "given up"): void;
+  /** The principal that asks, for the access log. */
+  protected abstract get principalText(): string;
+  protected abstract get endpointName(): string;
+  /** The deadline passed or the asker left while nothing was sent. */
+  protected abstract stopWaiting(): void;
+
+  get isOver(): boolean {
+    return this.#phase === finished;
+  }
+
+  get headWritten(): boolean {
+    return this.#phase >= answered;
+  }
+
+  /** Whether every byte of the body is still at hand. */
+  protected get replayable(): boolean {
+    return this.#whole;
+  }
+
+  protected get requestEnded(): boolean {
+    return this.#requestEnded;
+  }
+
+  // The request's side.
+
+  data(chunk: Buffer): void {
+    this.#bytesIn += chunk.length;
+    if (this.#phase === finished) {
+      this.exchange.consume(chunk.length); // Nobody wants it, but its sender must not hang.
+      return;
+    }
+    this.#hold(chunk);
+    const upstream = this.#phase >= sent ? this.attempt?.exchange : undefined;
+    // Without somebody to give it to it is not consumed, so the sender's window bounds what is held.
+    if (upstream === undefined || !upstream.write(chunk) || this.#owedToSender > 0) this.#owedToSender += chunk.length;
+    else this.exchange.consume(chunk.length);
+  }
+
+  end(trailers: Fields | undefined): void {
+    if (this.#phase === finished) return;
+    this.#requestEnded = true;
+    this.#requestTrailers = takeTrailers(trailers);
+    if (this.#phase >= sent) this.attempt?.exchange?.end(this.#requestTrailers);
+    if (this.#phase < answered) this.requestComplete();
+  }
+
+  /** Whoever asked has gone. */
+  aborted(loss: Loss): void {
+    if (this.#phase === finished) return;
+    this.#giveUp(loss.because);
+    if (this.headWritten) this.meter.answered(this.#status);
+    else this.meter.cancelled();
+    this.#finish(undefined);
+  }
+
+  /** The asker's socket takes more. */
+  drained(): void {
+    const owed = this.#owedToUpstream;
+    this.#owedToUpstream = 0;
+    if (owed > 0) this.attempt?.exchange?.consume(owed);
+  }
+
+  // The answer's side.
+
+  onInformed(head: ResponseHead): void {
+    if (this.#phase !== sent) return;
+    this.exchange.inform({ status: head.status, fields: takeResponse(head, false), bodyLength: 0 });
+  }
+
+  onHead(attempt: Attempt, head: ResponseHead, end: boolean): void {
+    if (this.judged(attempt, head)) return;
+    this.#phase = answered;
+    this.#status = head.status;
+    this.shared.alarms.cancel(this);
+    const fields = takeResponse(head, this.shared.keepCode);
+    this.exchange.respond({ status: head.status, fields, bodyLength: head.bodyLength }, end);
+    if (end) this.#complete(attempt);
+  }
+
+  onData(attempt: Attempt, chunk: Buffer): void {
+    this.#bytesOut += chunk.length;
+    if (this.exchange.write(chunk) && this.#owedToUpstream === 0) attempt.exchange?.consume(chunk.length);
+    else this.#owedToUpstream += chunk.length;
+  }
+
+  onEnd(attempt: Attempt, trailers: Fields | undefined): void {
+    this.exchange.end(takeTrailers(trailers));
+    this.#complete(attempt);
+  }
+
+  onAborted(attempt: Attempt, loss: Loss): void {
+    attempt.over = true;
+    if (this.#phase === answered) {
+      // The status is out: cutting the answer short is the only way to say that it is not whole.
+      this.released(attempt, "lost");
+      this.exchange.abort({ kind: "lost", because: loss.because });
+      this.meter.refused(loss.kind === "invalid" ? "UPSTREAM_INVALID" : "UPSTREAM_LOST", this.#status);
+      this.#finish(loss.kind === "invalid" ? "UPSTREAM_INVALID" : "UPSTREAM_LOST");
+      return;
+    }
+    this.#phase = waiting;
+    const refusal = this.lost(attempt, loss);
+    if (refusal !== undefined) this.refuse(refusal);
+  }
+
+  onUpstreamDrained(): void {
+    const owed = this.#owedToSender;
+    this.#owedToSender = 0;
+    if (owed > 0) this.exchange.consume(owed);
+  }
+
+  // For the sides.
+
+  /** Nothing more of the body is to come: the deadline of an ordinary request begins here. */
+  protected requestComplete(): void {
+    // By default nothing.
+  }
+
+  protected waits(): void {
+    this.#phase = waiting;
+  }
+
+  /** Sends the request; false where the connection does not take it (and nothing was written). */
+  protected sendOn(connection: Pick<ClientConnection, "request">, attempt: Attempt, head: RequestHead): boolean {
+    this.#phase = sent;
+    this.attempt = attempt;
+    const bodyless = this.#requestEnded && this.#heldBytes === 0 && this.#whole && this.#requestTrailers === undefined;
+    const exchange = connection.request(head, bodyless, attempt);
+    if (exchange === undefined) {
+      this.#phase = waiting;
+      this.attempt = undefined;
+      return false;
+    }
+    attempt.exchange = exchange;
+    this.attempts++;
+    if (!bodyless && !attempt.over && this.attempt === attempt) this.#flush(exchange);
+    return true;
+  }
+
+  /** This attempt's answer is not waited for any more; the request goes on. */
+  protected abandon(attempt: Attempt, because: string): void {
+    attempt.abandon(because);
+    this.attempt = undefined;
+    this.#owedToUpstream = 0;
+    this.#phase = waiting;
+  }
+
+  /** Answers with a refusal, or cuts the answer that has begun. */
+  refuse(refusal: Refusal): void {
+    if (this.#phase === finished) return;
+    this.#giveUp(refusal.code);
+    if (this.#phase === answered) this.exchange.abort({ kind: "lost", because: refusal.message });
+    else sendAnswer(this.exchange, refusal, this.requestId);
+    this.#status = statusOf(refusal.code);
+    this.meter.refused(refusal.code, this.#status);
+    this.#finish(refusal.code);
+  }
+
+  /** The deadline. */
+  override ring(): void {
+    this.refuse(
+      refuse(
+        "DEADLINE_EXCEEDED",
+        `Cannot wait longer for ${this.service === "" ? "the answer" : `"${this.service}"`}: the deadline has passed`,
+        "Raise the deadline (x-hauberk-timeout-ms, requestTimeoutMs), or look at why the service is slow",
+      ),
+    );
+  }
+
+  #hold(chunk: Buffer): void {
+    if (!this.#whole) return;
+    this.#heldBytes += chunk.length;
+    // What nobody was given yet must be kept in any case; it is dropped once it has been sent.
+    if (this.#heldBytes > this.shared.options.replayMaxBytes && this.#phase >= sent) this.#letGo();
+    else if (this.#held === nothingHeld) this.#held = [chunk];
+    else this.#held.push(chunk);
+  }
+
+  #letGo(): void {
+    this.#whole = false;
+    this.#held = nothingHeld;
+  }
+
+  #flush(exchange: ClientExchange): void {
+    let room = true;
+    for (const chunk of this.#held) room = exchange.write(chunk);
+    if (this.#heldBytes > this.shared.options.replayMaxBytes) this.#letGo();
+    if (room) this.onUpstreamDrained();
+    if (this.#requestEnded) exchange.end(this.#requestTrailers);
+  }
+
+  #complete(attempt: Attempt): void {
+    attempt.over = true;
+    this.released(attempt, "answered");
+    // The answer is whole although the request is not: its rest interests nobody.
+    if (!this.#requestEnded) attempt.exchange?.abort({ kind: "cancelled", because: "the answer is complete" });
+    this.meter.answered(this.#status);
+    this.#finish(undefined);
+  }
+
+  #giveUp(because: string): void {
+    const attempt = this.attempt;
+    if (attempt === undefined || attempt.over) {
+      this.stopWaiting();
+      return;
+    }
+    attempt.abandon(because);
+    this.released(attempt, "given up");
+  }
+
+  #finish(code: FailureCode | undefined): void {
+    this.#phase = finished;
+    const { shared } = this;
+    shared.alarms.cancel(this);
+    shared.openRequests.add(-1);
+    const durationMs = shared.clock.monotonicMs() - this.startedMs;
+    this.meter.latency.observe(durationMs / 1_000);
+    if (shared.access?.enabled === true) this.#record(code, durationMs);
+    // A body that nobody takes any more must not keep its sender waiting.
+    if (this.#owedToSender > 0) this.onUpstreamDrained();
+    this.#held = nothingHeld;
+    this.attempt = undefined;
+    this.ended();
+  }
+
+  /** The request is over. */
+  protected ended(): void {
+    // By default nothing.
+  }
+
+  #record(code: FailureCode | undefined, durationMs: number): void {
+    const { head } = this.exchange;
+    this.shared.access?.write({
+      direction: this.shared.side,
+      method: head.method,
+      authority: head.authority,
+      path: head.path,
+      status: this.#status,
+      code,
+      principal: this.principalText,
+      service: this.service,
+      endpoint: this.endpointName,
+      policy: this.decidedBy,
+      requestId: this.requestId,
+      attempts: this.attempts,
+      durationMs,
+      bytesIn: this.#bytesIn,
+      bytesOut: this.#bytesOut,
+    });
+  }
+}

@@ -1,0 +1,312 @@
+import type { Clock } from "../base/clock.ts";
+import { isRefusal, messageOf, refuse, type Refusal } from "../base/errors.ts";
+import type { OptionValues } from "../base/options.ts";
+import type { Published } from "../base/published.ts";
+import { drainAtMs } from "../resilience/renewal.ts";
+import type { Logger } from "../telemetry/logger.ts";
+import type { ClientConnection } from "../transport/exchange.ts";
+import type { TlsIdentity } from "../x509/tls-identity.ts";
+import type { Meters } from "./meters.ts";
+import type { proxyOptions } from "./options.ts";
+
+/** Where a hop leads, and who must answer there. */
+export interface HopTarget {
+  readonly address: string;
+  readonly port: number;
+  /** The SPIFFE ID that the server must present, exactly. */
+  readonly expect: string;
+}
+
+export interface Dialled {
+  readonly connection: ClientConnection;
+  /** The server's certificate: a connection outlives neither end's. */
+  readonly peer: { readonly notBeforeMs: number; readonly notAfterMs: number };
+}
+
+/** What a connection says of itself after it was dialled. */
+export interface HopEvents {
+  closed(because: string): void;
+  goaway(): void;
+}
+
+/** Opens one verified connection that has shown its SETTINGS. A refusal is a connect failure: not a byte of a request was sent. */
+export type Dial = (target: HopTarget, identity: TlsIdentity, events: HopEvents) => Promise<Dialled | Refusal>;
+
+/** A request that waits for a connection: it is called once. */
+export interface Waiter {
+  connected(connection: ClientConnection): void;
+  failed(refusal: Refusal): void;
+}
+
+export interface HopContext {
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly options: OptionValues<typeof proxyOptions>;
+  readonly identity: Published<TlsIdentity | undefined>;
+  readonly dial: Dial;
+  readonly meters: Meters;
+}
+
+/** One connection of a hop, with the certificate that it was made with. */
+interface Held {
+  readonly connection: ClientConnection;
+  readonly identity: TlsIdentity;
+  usedAtMs: number;
+  cancelEnd: () => void;
+}
+
+const redialAfterMs = 1_000;
+
+/**
+ * The connections to one endpoint: one multiplexed connection per identity, one dial at a time, more connections only when
+ * all streams are in use. Requests that find none wait in a bounded queue.
+ *
+ * After a renewal the old connection serves until the new one stands, which the next request sets off: a fleet of idle
+ * hops is not dialled anew at one moment.
+ */
+export class Hop {
+  readonly #context: HopContext;
+  readonly #target: HopTarget;
+  /** The newest last; requests take the last one that has room. */
+  #held: Held[] = [];
+  #waiting: Waiter[] = [];
+  #dialling = false;
+  #failedAtMs = -Infinity;
+  #ended = false;
+
+  constructor(context: HopContext, target: HopTarget) {
+    this.#context = context;
+    this.#target = target;
+  }
+
+  get connections(): number {
+    return this.#held.length;
+  }
+
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
+  /** A connection that can take a request now. The hot path: one comparison per connection. */
+  ready(nowMs: number): ClientConnection | undefined {
+    for (let i = this.#held.length - 1; i >= 0; i--) {
+      const held = this.#held[i] as Held;
+      const { connection } = held;
+      if (!connection.open || connection.exchanges >= connection.exchangesMax) continue;
+      held.usedAtMs = nowMs;
+      if (held.identity !== this.#context.identity.read()) this.#renew(nowMs);
+      return connection;
+    }
+    return undefined;
+  }
+
+  /** Waits for a connection; gives a refusal where too many wait already. */
+  wait(waiter: Waiter): Refusal | undefined {
+    if (this.#ended) return this.#gone();
+    if (this.#waiting.length >= this.#context.options.waitingMax) {
+      return refuse(
+        "LIMIT_REQUESTS",
+        `Cannot wait for a connection: ${this.#waiting.length} requests wait for this endpoint already`,
+        "Try again later; the endpoint is slow or out of streams",
+      );
+    }
+    this.#waiting.push(waiter);
+    this.#dial();
+    return undefined;
+  }
+
+  /** Somebody who waited went away. */
+  leave(waiter: Waiter): void {
+    const at = this.#waiting.indexOf(waiter);
+    if (at >= 0) this.#waiting.splice(at, 1);
+  }
+
+  /** An exchange ended: whoever waits may have its place. */
+  freed(): void {
+    if (this.#waiting.length > 0) this.#serve();
+  }
+
+  /** Lets what is under way end and takes nothing new, now and with every later connection. */
+  drainAll(): void {
+    for (const held of [...this.#held]) this.#drain(held);
+  }
+
+  /** Closes what carried nothing for `hopIdleMs`. */
+  closeIdle(nowMs: number): void {
+    for (const held of [...this.#held]) {
+      if (held.connection.exchanges === 0 && nowMs - held.usedAtMs >= this.#context.options.hopIdleMs)
+        this.#drain(held);
+    }
+  }
+
+  /** The endpoint left: nobody is connected to it any more. */
+  end(): void {
+    this.#ended = true;
+    this.drainAll();
+    this.#fail(this.#gone());
+  }
+
+  #renew(nowMs: number): void {
+    const identity = this.#context.identity.read();
+    if (identity === undefined || this.#dialling || nowMs - this.#failedAtMs < redialAfterMs) return;
+    if (this.#held.some((held) => held.identity === identity && held.connection.open)) return;
+    this.#dial();
+  }
+
+  #dial(): void {
+    if (this.#dialling || this.#ended) return;
+    const identity = this.#context.identity.read();
+    if (identity === undefined) {
+      this.#fail(
+        refuse(
+          "NO_IDENTITY",
+          "Cannot connect: this workload has no identity now",
+          "Wait for enrollment or renewal; see the log",
+        ),
+      );
+      return;
+    }
+    const current = this.#held.filter((held) => held.identity === identity && held.connection.open);
+    if (current.length >= this.#context.options.hopConnectionsMax) return;
+    this.#dialling = true;
+    let over: string | undefined;
+    let held: Held | undefined;
+    const events: HopEvents = {
+      closed: (because) => {
+        over = because;
+        if (held !== undefined) this.#lost(held);
+      },
+      goaway: () => this.#replace(held),
+    };
+    this.#context
+      .dial(this.#target, identity, events)
+      .catch((thrown: unknown) => connectFailed(messageOf(thrown)))
+      .then((dialled) => {
+        this.#dialling = false;
+        if (isRefusal(dialled)) this.#dialFailed(dialled);
+        else if (over !== undefined) this.#dialFailed(connectFailed(over));
+        else held = this.#opened(dialled, identity);
+      })
+      .catch((thrown: unknown) =>
+        this.#context.log.error("a hop failed in an unforeseen way", { because: messageOf(thrown) }),
+      );
+  }
+
+  #dialFailed(refusal: Refusal): void {
+    this.#failedAtMs = this.#context.clock.monotonicMs();
+    const { address, port, expect } = this.#target;
+    this.#context.log.warn("a connection to an endpoint could not be made", {
+      code: refusal.code,
+      because: refusal.message,
+      address,
+      port,
+      expect,
+    });
+    this.#context.meters.handshakeRefused("outbound", refusal.code);
+    this.#fail(refusal);
+  }
+
+  #opened(dialled: Dialled, identity: TlsIdentity): Held | undefined {
+    const { connection } = dialled;
+    this.#context.meters.opened("outbound", serialOf(identity));
+    const held: Held = {
+      connection,
+      identity,
+      usedAtMs: this.#context.clock.monotonicMs(),
+      cancelEnd: () => undefined,
+    };
+    if (this.#ended) {
+      connection.drain(0);
+      return undefined;
+    }
+    held.cancelEnd = this.#planEnd(held, dialled);
+    this.#held.push(held);
+    this.#context.meters.openConnections.with("outbound").add(1);
+    for (const older of [...this.#held]) {
+      if (older.identity.generation < identity.generation) this.#drain(older);
+    }
+    this.#serve();
+    return held;
+  }
+
+  /** Begins to drain before the first of both certificates ends, and is cut when it has. */
+  #planEnd(held: Held, dialled: Dialled): () => void {
+    const { clock } = this.#context;
+    const { identity } = held;
+    const { notBeforeMs, notAfterMs } = dialled.peer;
+    const drainAt = Math.min(
+      drainAtMs({ issuedAtMs: identity.issuedAtMs, notAfterMs: identity.notAfterMs }),
+      drainAtMs({ issuedAtMs: notBeforeMs, notAfterMs }),
+    );
+    const endAt = Math.min(identity.notAfterMs, notAfterMs);
+    return clock.after(Math.max(0, drainAt - clock.wallMs()), () => {
+      this.#drain(held, Math.max(0, endAt - clock.wallMs()));
+    });
+  }
+
+  #drain(held: Held, withinMs: number = this.#context.options.drainMs): void {
+    if (!this.#remove(held)) return;
+    this.#context.meters.drained("outbound", serialOf(held.identity));
+    const { clock } = this.#context;
+    // Whatever the drain allows, the connection ends with the certificate that it was made with.
+    held.connection.drain(Math.max(0, Math.min(withinMs, held.identity.notAfterMs - clock.wallMs())));
+    if (this.#waiting.length > 0) this.#serve();
+  }
+
+  /** The server says goodbye: the next connection is dialled before a request has to wait for it. */
+  #replace(held: Held | undefined): void {
+    if (held === undefined || !this.#remove(held)) return;
+    this.#context.meters.drained("outbound", serialOf(held.identity));
+    const idle = this.#context.clock.monotonicMs() - held.usedAtMs >= redialAfterMs * 10;
+    if (!idle || this.#waiting.length > 0) this.#dial();
+  }
+
+  #lost(held: Held): void {
+    this.#remove(held);
+    if (this.#waiting.length > 0) this.#serve();
+  }
+
+  #remove(held: Held): boolean {
+    const at = this.#held.indexOf(held);
+    if (at < 0) return false;
+    this.#held.splice(at, 1);
+    held.cancelEnd();
+    this.#context.meters.openConnections.with("outbound").add(-1);
+    return true;
+  }
+
+  #serve(): void {
+    const nowMs = this.#context.clock.monotonicMs();
+    while (this.#waiting.length > 0) {
+      const connection = this.ready(nowMs);
+      if (connection === undefined) {
+        this.#dial();
+        return;
+      }
+      (this.#waiting.shift() as Waiter).connected(connection);
+    }
+  }
+
+  #fail(refusal: Refusal): void {
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    for (const waiter of waiting) waiter.failed(refusal);
+  }
+
+  #gone(): Refusal {
+    return connectFailed("the endpoint has left");
+  }
+}
+
+export function connectFailed(because: string): Refusal {
+  return refuse(
+    "CONNECT_FAILED",
+    `Cannot connect to the endpoint: ${because}`,
+    "Try again; see the sidecar's log if it lasts",
+  );
+}
+
+/** The serial of the own leaf, in hexadecimal digits. */
+export function serialOf(identity: TlsIdentity): string {
+  return identity.chain[0]?.serial ?? "";
+}

@@ -1,0 +1,268 @@
+import { isRefusal, messageOf, type FailureCode, type Refusal } from "../base/errors.ts";
+import type { Published } from "../base/published.ts";
+import type { SpiffeId } from "../base/spiffe-id.ts";
+import type { RouteePort } from "../contract/watch.ts";
+import type { Fields, RequestHead, ResponseHead } from "../http/message.ts";
+import { normalizePath } from "../http/target.ts";
+import { decide, type Call, type TokenState } from "../policy/decide.ts";
+import type { ResilienceLimits } from "../resilience/options.ts";
+import { mayRetry, type RetryBudget } from "../resilience/retry.ts";
+import type { ClientConnection, Handler, Loss, ServerExchange } from "../transport/exchange.ts";
+import { noBearer, readBearer, type Bearer } from "./bearer.ts";
+import { Attempt, Carry, type CarryContext } from "./carry.ts";
+import { addLabels, takeRequest, viaInbound } from "./headers.ts";
+import type { TokenVerifier } from "./jwt.ts";
+import {
+  noPath,
+  noPeer,
+  notAllowed,
+  notServed,
+  notTaken,
+  noTunnel,
+  tooMany,
+  unforeseen,
+  unknownService,
+  upstreamInvalid,
+  upstreamLost,
+} from "./refusals.ts";
+import type { Routes } from "./routes.ts";
+import type { Snapshot } from "./snapshot.ts";
+
+/** Takes requests for one declared port of the routee, and connects as it needs to. */
+export type RouteeSender = Pick<ClientConnection, "request">;
+
+export interface DeclaredPort {
+  readonly port: RouteePort;
+  readonly sender: RouteeSender;
+}
+
+/**
+ * A request of a peer, whose identity TLS and our own check have proven: normalize, JWT, decide with everything visible,
+ * limits, and only then the routee, at a port that was declared here. Nothing is dialled from what the peer wrote.
+ */
+export interface InboundContext extends CarryContext {
+  readonly resilience: ResilienceLimits;
+  readonly snapshot: Published<Snapshot>;
+  readonly verifier: TokenVerifier;
+  /** Reads authorities as the own namespace does. */
+  readonly routes: Routes;
+  /** `orders.default` */
+  readonly service: string;
+  /** The own SPIFFE ID. */
+  readonly ownId: () => string;
+  /** The HTTP ports of the routee, the default one first. */
+  readonly ports: readonly DeclaredPort[];
+  readonly budget: RetryBudget;
+}
+
+export function inboundHandler(context: InboundContext): Handler {
+  return (exchange) => new InboundCall(context, exchange).start();
+}
+
+class InboundCall extends Carry implements Call {
+  // What policy sees.
+  readonly principal: SpiffeId | undefined;
+  readonly method: string;
+  path = "";
+  host = "";
+  port = 0;
+  readonly fields: Fields;
+  readonly sourceAddress: string;
+
+  readonly #context: InboundContext;
+  #snapshot: Snapshot | undefined = undefined;
+  #bearer: Bearer = noBearer;
+  #states: Map<string, TokenState> | undefined = undefined;
+  #sender: RouteeSender | undefined = undefined;
+  #head: RequestHead | undefined = undefined;
+  #target = "";
+  #authority = "";
+  #tries = 0;
+
+  constructor(context: InboundContext, exchange: ServerExchange) {
+    super(context, exchange, takeRequest(exchange.head));
+    this.#context = context;
+    this.principal = exchange.connection.peer?.id;
+    this.method = exchange.head.method;
+    this.fields = this.notes.fields;
+    this.sourceAddress = exchange.connection.remoteAddress;
+    this.service = context.service;
+  }
+
+  start(): void {
+    const context = this.#context;
+    const { head } = this.exchange;
+    this.meter = context.meters.requests("inbound", context.service);
+    if (this.principal === undefined) return this.refuse(noPeer);
+    if (head.method === "CONNECT") return this.refuse(noTunnel);
+    const target = normalizePath(head.path);
+    if (isRefusal(target)) return this.refuse(target);
+    if (target.path === "" || (target.path === "*" && head.method !== "OPTIONS")) return this.refuse(noPath);
+    this.path = target.path;
+    this.#target = target.target;
+    const sender = this.#findPort(head.authority);
+    if (isRefusal(sender)) return this.refuse(sender);
+    this.#sender = sender;
+    if (this.notes.timeoutMs === 0) return this.ring();
+    this.#setDeadline(this.startedMs);
+    const snapshot = context.snapshot.read();
+    this.#snapshot = snapshot;
+    const names = snapshot.own.policies.providers;
+    if (names.length > 0 && !this.#tokensKnown(names, snapshot)) return this.#verify(names, snapshot);
+    this.#decide(snapshot);
+  }
+
+  token(provider: string): TokenState {
+    const { verifier } = this.#context;
+    return (
+      this.#states?.get(provider) ??
+      verifier.check(provider, this.#bearer, (this.#snapshot as Snapshot).providers) ??
+      notVerified
+    );
+  }
+
+  /** The declared port that the authority means. Its host must be this service's name; its port one that was declared. */
+  #findPort(authority: string): RouteeSender | Refusal {
+    const { routes, service, ports } = this.#context;
+    const route = routes.read(authority);
+    if (isRefusal(route)) return route.code === "REQUEST_INVALID" ? route : notServed(authority);
+    if (route.key !== service) return notServed(authority);
+    const named = route.port;
+    // A client without a sidecar names the port that it connected to: that is no port of the routee.
+    const own = named === undefined || named === this.exchange.connection.localPort;
+    const declared = ports.find(({ port }) => port.port === named) ?? (own ? ports[0] : undefined);
+    if (declared === undefined) return notServed(authority);
+    this.host = route.host;
+    this.port = declared.port.port;
+    this.#authority = declared.port.port === named ? route.authority : route.host;
+    return declared.sender;
+  }
+
+  #tokensKnown(names: readonly string[], snapshot: Snapshot): boolean {
+    const { verifier, options } = this.#context;
+    this.#bearer = readBearer(this.notes.authorization, this.notes.authorizations, options.tokenMaxBytes);
+    for (let i = 0; i < names.length; i++) {
+      if (verifier.check(names[i] as string, this.#bearer, snapshot.providers) === undefined) return false;
+    }
+    return true;
+  }
+
+  #verify(names: readonly string[], snapshot: Snapshot): void {
+    // Who may not call in any case learns nothing, and causes no work, by sending tokens.
+    if (!snapshot.own.couldAllow(this.principal as SpiffeId)) return this.#refuseCall("DENIED", snapshot);
+    this.waits();
+    const { verifier } = this.#context;
+    Promise.all(names.map((name) => verifier.verify(name, this.#bearer, snapshot.providers)))
+      .then((states) => {
+        if (this.isOver) return;
+        this.#states = new Map(names.map((name, i) => [name, states[i] as TokenState]));
+        this.#decide(snapshot);
+      })
+      .catch((thrown: unknown) => {
+        this.#context.log.error("a request failed in an unforeseen way", {
+          because: messageOf(thrown),
+          requestId: this.requestId,
+        });
+        this.refuse(unforeseen);
+      });
+  }
+
+  #decide(snapshot: Snapshot): void {
+    const context = this.#context;
+    const decision = decide(snapshot.own.policies, this);
+    this.decidedBy = decision.by;
+    for (const policy of decision.audits) context.meters.audited("inbound", policy);
+    // Here everything can be seen: what is still unknown is no.
+    if (decision.verdict !== "allow") return this.#refuseCall(decision.code ?? "DENIED", snapshot);
+    if (context.openRequests.value > context.options.inboundRequestsMax) return this.refuse(tooMany);
+    context.budget.deposit(this.startedMs);
+    this.#complete(snapshot);
+    this.#send();
+  }
+
+  #refuseCall(code: FailureCode, snapshot: Snapshot): void {
+    const { service } = this.#context;
+    const seen = snapshot.own.couldAllow(this.principal as SpiffeId);
+    this.refuse(seen ? notAllowed(code, service) : unknownService(service));
+  }
+
+  /** What the routee gets to know: who called, under which id and trace; the token where its provider says so. */
+  #complete(snapshot: Snapshot): void {
+    const { fields } = this;
+    if (this.notes.authorization !== undefined && this.#keepsToken(snapshot)) {
+      for (let i = fields.length - 2; i >= 0; i -= 2) if (fields[i] === "authorization") fields.splice(i, 2);
+    }
+    const peer = this.principal as SpiffeId;
+    fields.push("via", viaInbound, "x-forwarded-client-cert", `By=${this.#context.ownId()};URI=${peer.text}`);
+    addLabels(fields, this, this.#context.labels);
+    const { method, bodyLength } = this.exchange.head;
+    this.#head = { method, scheme: "http", authority: this.#authority, path: this.#target, fields, bodyLength };
+  }
+
+  #keepsToken(snapshot: Snapshot): boolean {
+    return snapshot.own.policies.providers.some(
+      (name) => snapshot.providers.get(name)?.forward === false && this.token(name).is === "valid",
+    );
+  }
+
+  #send(): void {
+    this.#tries++;
+    const attempt = new Attempt(this);
+    if (!this.sendOn(this.#sender as RouteeSender, attempt, this.#head as RequestHead)) {
+      attempt.over = true;
+      this.refuse(notTaken(this.service));
+    }
+  }
+
+  protected override lost(_attempt: Attempt, loss: Loss): Refusal | undefined {
+    const { budget, clock } = this.#context;
+    const { method, replayable, headWritten } = this;
+    const again =
+      mayRetry({ method, loss: loss.kind, headWritten, bodyReplayable: replayable, attempt: this.#tries }) &&
+      budget.withdraw(clock.monotonicMs());
+    if (again) {
+      // A kept connection that the routee closed as the request came: another one is at hand at once. The pool must be
+      // through with the old one first.
+      queueMicrotask(() => {
+        if (!this.isOver) this.#send();
+      });
+      return undefined;
+    }
+    if (loss.kind === "unprocessed") return notTaken(this.service);
+    return loss.kind === "invalid" ? upstreamInvalid(this.service) : upstreamLost(method, this.service);
+  }
+
+  protected override judged(_attempt: Attempt, _head: ResponseHead): boolean {
+    return false;
+  }
+
+  protected override released(): void {
+    // The pool keeps the books itself.
+  }
+
+  protected override stopWaiting(): void {
+    // A verification that nobody waits for any more only fills the cache.
+  }
+
+  protected override requestComplete(): void {
+    this.#setDeadline(this.#context.clock.monotonicMs());
+  }
+
+  #setDeadline(nowMs: number): void {
+    const { requestTimeoutMs } = this.#context.options;
+    const { timeoutMs } = this.notes;
+    const callersMs = timeoutMs === undefined ? Infinity : this.startedMs + Math.min(timeoutMs, requestTimeoutMs);
+    const deadlineMs = Math.min(callersMs, this.requestEnded ? nowMs + requestTimeoutMs : Infinity);
+    if (deadlineMs !== Infinity) this.#context.alarms.set(this, deadlineMs);
+  }
+
+  protected override get principalText(): string {
+    return this.principal?.text ?? "";
+  }
+
+  protected override get endpointName(): string {
+    return this.#tries === 0 ? "" : `127.0.0.1:${this.port}`;
+  }
+}
+
+const notVerified: TokenState = Object.freeze({ is: "unavailable", because: "the token was not verified" });

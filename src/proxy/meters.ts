@@ -1,0 +1,210 @@
+import type { FailureCode } from "../base/errors.ts";
+import type { BreakerState } from "../resilience/breaker.ts";
+import type { Counter, Gauge, Handles, Histogram, Metrics } from "../telemetry/metrics.ts";
+
+export type Side = "inbound" | "outbound";
+
+/** Counters of one side and service, resolved once: a request costs two array look-ups. */
+export class RequestMeter {
+  readonly #side: Side;
+  readonly #service: string;
+  readonly #requests: Handles<Counter>;
+  readonly #byStatus: (Counter | undefined)[] = [];
+  readonly #byCode = new Map<FailureCode, Counter>();
+  readonly latency: Histogram;
+
+  constructor(about: { side: Side; service: string }, requests: Handles<Counter>, latency: Handles<Histogram>) {
+    this.#side = about.side;
+    this.#service = about.service;
+    this.#requests = requests;
+    this.latency = latency.with(about.side, about.service);
+  }
+
+  /** An answer of the other end. */
+  answered(status: number): void {
+    let counter = this.#byStatus[status];
+    if (counter === undefined) {
+      counter = this.#requests.with(this.#side, this.#service, String(status), "");
+      this.#byStatus[status] = counter;
+    }
+    counter.add();
+  }
+
+  /** An answer, or the end of an answer, that Hauberk made. */
+  refused(code: FailureCode, status: number): void {
+    let counter = this.#byCode.get(code);
+    if (counter === undefined) {
+      counter = this.#requests.with(this.#side, this.#service, String(status), code);
+      this.#byCode.set(code, counter);
+    }
+    counter.add();
+  }
+
+  /** Whoever asked went away before the answer's head. */
+  cancelled(): void {
+    this.#requests.with(this.#side, this.#service, "", "CANCELLED").add();
+  }
+}
+
+const serialsMax = 32;
+const stateNumbers: Readonly<Record<BreakerState, number>> = { closed: 0, probing: 1, open: 2 };
+
+/** Everything that the data plane counts (names end in their unit; see docs). */
+export class Meters {
+  readonly #requests: Handles<Counter>;
+  readonly #latency: Handles<Histogram>;
+  readonly #meters = new Map<string, RequestMeter>();
+  readonly #serials: string[] = [];
+  readonly #opened: Handles<Counter>;
+  readonly #drained: Handles<Counter>;
+  readonly #breakerTurns: Handles<Counter>;
+  readonly #breakerStates: Handles<Gauge>;
+  readonly #endpointRequests: Handles<Counter>;
+  readonly #retries: Handles<Counter>;
+  readonly #retriesRefused: Handles<Counter>;
+  readonly #audits: Handles<Counter>;
+  readonly #handshakes: Handles<Counter>;
+  readonly budgetLeft: Handles<Gauge>;
+  readonly openRequests: Handles<Gauge>;
+  readonly openConnections: Handles<Gauge>;
+
+  constructor(metrics: Metrics) {
+    const counter = (name: string, help: string, ...labels: string[]) => metrics.counter({ name, help, labels });
+    const gauge = (name: string, help: string, ...labels: string[]) => metrics.gauge({ name, help, labels });
+    this.#requests = counter(
+      "hauberk_requests_total",
+      "Requests by side, called service, status and, where Hauberk answered, its reason.",
+      "side",
+      "service",
+      "status",
+      "reason",
+    );
+    this.#latency = metrics.histogram({
+      name: "hauberk_request_seconds",
+      help: "From the head of a request to the end of its answer.",
+      labels: ["side", "service"],
+    });
+    this.#opened = counter(
+      "hauberk_connections_opened_total",
+      "Mutual TLS connections opened, by side and the serial of the own certificate that they were made with.",
+      "side",
+      "serial",
+    );
+    this.#drained = counter(
+      "hauberk_connections_drained_total",
+      "Mutual TLS connections told to drain, by side and serial of the own certificate.",
+      "side",
+      "serial",
+    );
+    this.#breakerTurns = counter(
+      "hauberk_breaker_transitions_total",
+      "Changes of a breaker by the state that it changed to.",
+      "service",
+      "instance",
+      "to",
+    );
+    this.#breakerStates = gauge("hauberk_breaker_state", "0 closed, 1 probing, 2 open.", "service", "instance");
+    this.#endpointRequests = counter(
+      "hauberk_endpoint_requests_total",
+      "Attempts sent to an instance of a called service.",
+      "service",
+      "instance",
+    );
+    this.#retries = counter(
+      "hauberk_retries_total",
+      "Attempts after the first, by what was wrong before.",
+      "service",
+      "because",
+    );
+    this.#retriesRefused = counter(
+      "hauberk_retries_refused_total",
+      "Retries that the budget did not allow.",
+      "service",
+    );
+    this.#audits = counter(
+      "hauberk_policy_audits_total",
+      "Calls that a policy in mode AUDIT matched.",
+      "side",
+      "policy",
+    );
+    this.#handshakes = counter(
+      "hauberk_handshakes_refused_total",
+      "Connections refused before their first request.",
+      "side",
+      "code",
+    );
+    this.budgetLeft = gauge("hauberk_retry_budget_left", "Retries that the budget allows now.", "service");
+    this.openRequests = gauge("hauberk_requests_open", "Requests under way.", "side");
+    this.openConnections = gauge("hauberk_connections_open", "Open connections.", "side");
+  }
+
+  /** `service` is "" where none was found: names that callers invent are no labels. */
+  requests(side: Side, service: string): RequestMeter {
+    const key = `${side} ${service}`;
+    let meter = this.#meters.get(key);
+    if (meter === undefined) {
+      meter = new RequestMeter({ side, service }, this.#requests, this.#latency);
+      this.#meters.set(key, meter);
+    }
+    return meter;
+  }
+
+  forgetService(service: string): void {
+    this.#meters.delete(`outbound ${service}`);
+    this.budgetLeft.forget(service);
+  }
+
+  opened(side: Side, serial: string): void {
+    this.#opened.with(side, this.#known(serial)).add();
+  }
+
+  drained(side: Side, serial: string): void {
+    this.#drained.with(side, this.#known(serial)).add();
+  }
+
+  breakerTurned(service: string, instance: string, to: BreakerState): void {
+    this.#breakerTurns.with(service, instance, to).add();
+    this.#breakerStates.with(service, instance).set(stateNumbers[to]);
+  }
+
+  endpointRequests(service: string, instance: string): Counter {
+    this.#breakerStates.with(service, instance).set(stateNumbers.closed);
+    return this.#endpointRequests.with(service, instance);
+  }
+
+  /** The state of what is gone is no state; its counts stay, as counters do, until the family is full. */
+  forgetEndpoint(service: string, instance: string): void {
+    this.#breakerStates.forget(service, instance);
+  }
+
+  retried(service: string, because: string): void {
+    this.#retries.with(service, because).add();
+  }
+
+  retryRefused(service: string): void {
+    this.#retriesRefused.with(service).add();
+  }
+
+  audited(side: Side, policy: string): void {
+    this.#audits.with(side, policy).add();
+  }
+
+  handshakeRefused(side: Side, code: FailureCode): void {
+    this.#handshakes.with(side, code).add();
+  }
+
+  /** Serials come for ever; only the latest stay labels. */
+  #known(serial: string): string {
+    if (!this.#serials.includes(serial)) {
+      this.#serials.push(serial);
+      if (this.#serials.length > serialsMax) {
+        const old = this.#serials.shift() as string;
+        for (const side of ["inbound", "outbound"]) {
+          this.#opened.forget(side, old);
+          this.#drained.forget(side, old);
+        }
+      }
+    }
+    return serial;
+  }
+}
