@@ -6,32 +6,13 @@
 import { createPublicKey, hash, type KeyObject } from "node:crypto";
 import { refuse, type Refusal } from "../base/errors.ts";
 import { DerError, DerReader, contextTag, onlySequence, tags } from "./der-reader.ts";
-import { noExtensions, readExtensions } from "./extensions.ts";
-import type { Extensions } from "./extensions.ts";
+import { noExtensions, readExtensions, type Extensions } from "./extensions.ts";
 
-/** The bits of RFC 5280 §4.2.1.3, by the names that the standard gives them. */
-export type KeyUsage =
-  | "digitalSignature"
-  | "nonRepudiation"
-  | "keyEncipherment"
-  | "dataEncipherment"
-  | "keyAgreement"
-  | "keyCertSign"
-  | "cRLSign"
-  | "encipherOnly"
-  | "decipherOnly";
-
-/** What an issuer lets the certificates below it be called (RFC 5280 §4.2.1.10). */
-export interface NameConstraints {
-  /** Hosts that a URI may have; undefined where the constraint says nothing of URIs. */
-  readonly permittedUris: readonly string[] | undefined;
-  readonly permittedDns: readonly string[] | undefined;
-  readonly excludedUris: readonly string[];
-  readonly excludedDns: readonly string[];
-}
+export type { KeyUsage } from "./extensions.ts";
+export type { NameConstraints } from "./names.ts";
 
 /** A certificate as strict DER says it: plain data that points into `der`. */
-export interface Certificate {
+export interface Certificate extends Extensions {
   readonly der: Buffer;
   /** Lower-case hexadecimal digits, without the sign octet. */
   readonly serial: string;
@@ -43,19 +24,6 @@ export interface Certificate {
   readonly notAfterMs: number;
   /** SubjectPublicKeyInfo, DER. */
   readonly spki: Buffer;
-  readonly uris: readonly string[];
-  readonly dnsNames: readonly string[];
-  readonly sanCritical: boolean;
-  readonly ca: boolean;
-  readonly pathLength: number | undefined;
-  readonly keyUsage: ReadonlySet<KeyUsage> | undefined;
-  readonly keyUsageCritical: boolean;
-  /** OIDs in dotted form. */
-  readonly extendedKeyUsage: readonly string[] | undefined;
-  readonly nameConstraints: NameConstraints | undefined;
-  /** Lower-case hexadecimal digits. */
-  readonly subjectKeyId: string | undefined;
-  readonly authorityKeyId: string | undefined;
   readonly tbs: Buffer;
   readonly signature: Buffer;
   /** OID in dotted form: `1.2.840.10045.4.3.2` is ecdsa-with-SHA256. */

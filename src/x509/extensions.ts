@@ -1,22 +1,34 @@
-import type { Certificate, KeyUsage } from "./certificate.ts";
 import { DerError, type DerReader, DerReader as Reader, contextTag, tags } from "./der-reader.ts";
-import { readGeneralNames, readNameConstraints } from "./names.ts";
+import { readGeneralNames, readNameConstraints, type NameConstraints } from "./names.ts";
+
+/** The bits of RFC 5280 §4.2.1.3, by the names that the standard gives them. */
+export type KeyUsage =
+  | "digitalSignature"
+  | "nonRepudiation"
+  | "keyEncipherment"
+  | "dataEncipherment"
+  | "keyAgreement"
+  | "keyCertSign"
+  | "cRLSign"
+  | "encipherOnly"
+  | "decipherOnly";
 
 /** What the extensions of a certificate say (RFC 5280 §4.2), with what holds where they say nothing. */
-export type Extensions = Pick<
-  Certificate,
-  | "uris"
-  | "dnsNames"
-  | "sanCritical"
-  | "ca"
-  | "pathLength"
-  | "keyUsage"
-  | "keyUsageCritical"
-  | "extendedKeyUsage"
-  | "nameConstraints"
-  | "subjectKeyId"
-  | "authorityKeyId"
->;
+export interface Extensions {
+  readonly uris: readonly string[];
+  readonly dnsNames: readonly string[];
+  readonly sanCritical: boolean;
+  readonly ca: boolean;
+  readonly pathLength: number | undefined;
+  readonly keyUsage: ReadonlySet<KeyUsage> | undefined;
+  readonly keyUsageCritical: boolean;
+  /** OIDs in dotted form. */
+  readonly extendedKeyUsage: readonly string[] | undefined;
+  readonly nameConstraints: NameConstraints | undefined;
+  /** Lower-case hexadecimal digits. */
+  readonly subjectKeyId: string | undefined;
+  readonly authorityKeyId: string | undefined;
+}
 
 type Building = { -readonly [K in keyof Extensions]: Extensions[K] };
 

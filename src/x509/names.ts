@@ -1,5 +1,13 @@
-import type { Certificate, NameConstraints } from "./certificate.ts";
 import { DerError, type DerReader, contextTag } from "./der-reader.ts";
+
+/** What an issuer lets the certificates below it be called (RFC 5280 §4.2.1.10). */
+export interface NameConstraints {
+  /** Hosts that a URI may have; undefined where the constraint says nothing of URIs. */
+  readonly permittedUris: readonly string[] | undefined;
+  readonly permittedDns: readonly string[] | undefined;
+  readonly excludedUris: readonly string[];
+  readonly excludedDns: readonly string[];
+}
 
 const dnsTag = contextTag(2, false);
 const uriTag = contextTag(6, false);
@@ -75,7 +83,7 @@ function visibleText(octets: Buffer): string {
 
 /** The first name that the constraints forbid, or undefined. */
 export function forbiddenName(
-  names: Pick<Certificate, "uris" | "dnsNames">,
+  names: { readonly uris: readonly string[]; readonly dnsNames: readonly string[] },
   constraints: NameConstraints,
 ): string | undefined {
   const { permittedUris, permittedDns, excludedUris, excludedDns } = constraints;
