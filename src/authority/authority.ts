@@ -55,9 +55,13 @@ export class Authority {
 
   /** Opens the CA with the issuing passphrase. Throws HOME_MISSING, PASSPHRASE_WRONG, STATE_DAMAGED or CONFIG_INVALID. */
   static async open(context: AuthorityContext): Promise<Authority> {
+    return Authority.over(openCa(context.caFolder, context.passphrase, context.store.trustDomain), context);
+  }
+
+  /** The same over a CA that is open already. Throws CONFIG_INVALID where options and profiles contradict. */
+  static async over(ca: OpenedCa, context: Omit<AuthorityContext, "caFolder" | "passphrase">): Promise<Authority> {
     const { store, clock, random, options } = context;
     const { trustDomain } = store;
-    const ca = openCa(context.caFolder, context.passphrase, trustDomain);
     return new Authority({
       store,
       clock,
