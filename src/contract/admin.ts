@@ -24,7 +24,7 @@ export interface TokenMade {
   readonly usesMax: number;
 }
 
-/** `GET /v1/tokens` answers `{ tokens }`; `DELETE /v1/tokens/:id` answers 204. */
+/** `GET /v1/tokens?after=&limit=` answers `{ tokens, next }`; `DELETE /v1/tokens/:id` answers 204. */
 export interface TokenRow {
   readonly id: string;
   readonly grant: string;
@@ -89,8 +89,8 @@ export interface SidecarRow {
   readonly release: string;
   readonly remoteAddress: string;
   readonly connectedAtMs: number;
-  /** The version that was last sent to it. */
-  readonly sent: Version;
+  /** The version that was last sent to it; null before the first. */
+  readonly sent: Version | null;
   /** The version that it runs. */
   readonly acknowledged: Version | null;
   /** The last version that it refused, and why. */
@@ -114,47 +114,55 @@ export interface CertificatesAnswer {
 
 export interface CertificateRow {
   readonly serial: string;
+  /** SPIFFE ID. */
   readonly id: string;
-  readonly instance: string | null;
+  readonly holder: "workload" | "administrator" | "control";
+  /** The instance, `admin/NAME`, or `control`. */
+  readonly owner: string;
   readonly parent: string | null;
   readonly issuedAtMs: number;
   readonly notAfterMs: number;
   readonly seenAtMs: number | null;
+  readonly status: "good" | "superseded" | "revoked";
 }
 
-/** `GET /v1/instances` answers `{ instances }`; `POST /v1/instances/:id/lock` and `…/unlock` answer 204. */
+/**
+ * `GET /v1/instances?after=&limit=` answers `{ instances, next }`; `POST /v1/instances/:id/lock` with `{ because? }`
+ * and `POST /v1/instances/:id/unlock` answer 204.
+ */
 export interface InstanceRow {
   readonly id: string;
   /** SPIFFE ID. */
   readonly identity: string;
   readonly createdAtMs: number;
+  readonly leafEndsAtMs: number;
   readonly lockedAtMs: number | null;
   readonly lockedBecause: string | null;
+  readonly endedAtMs: number | null;
 }
 
-/** `POST /v1/admins`: the calling administrator's own SVID, renewed; answers chain and roots as `IssuedAnswer` has them. */
-export interface AdminRenewed {
-  readonly chain: readonly string[];
-  readonly roots: readonly string[];
-  readonly issuedAtMs: number;
-  readonly notAfterMs: number;
+/**
+ * `GET /v1/admins` answers `{ admins }`; `DELETE /v1/admins/:name` answers 204. `POST /v1/admins` with a `RenewRequest`
+ * renews the calling administrator's own SVID and answers an `IssuedAnswer`.
+ */
+export interface AdminRow {
+  readonly name: string;
+  readonly createdAtMs: number;
+  readonly by: string;
+  readonly revokedAtMs: number | null;
 }
 
 /** `GET /v1/audit?after=&limit=`: oldest first. */
 export interface AuditAnswer {
   readonly lines: readonly AuditRow[];
-  readonly next: string | null;
+  readonly next: number | null;
 }
 
 export interface AuditRow {
   readonly number: number;
   readonly atMs: number;
-  readonly who: string;
-  readonly what: string;
-  readonly serial: string | null;
-  readonly parent: string | null;
-  readonly verdict: string;
-  readonly reason: string | null;
+  /** What the authority wrote: at, what, who, verdict, reason and, where there is one, code, from, serial, parent, instance. */
+  readonly entry: Readonly<Record<string, unknown>>;
 }
 
 /** `GET /v1/health` on both listeners. */

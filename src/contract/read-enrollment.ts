@@ -36,7 +36,8 @@ const challengeAnswer: Reader<ChallengeAnswer> = object({ challenge });
 const recoverRequest: Reader<RecoverRequest> = object({ instance, challenge, csr: der, signature: der });
 
 const issuedAnswer: Reader<IssuedAnswer> = object({
-  instance,
+  // An administrator's answer says `admin/NAME` here.
+  instance: text(128, /^(?:admin\/)?[0-9A-Za-z._-]+$/, "an instance"),
   chain: (value, at) => {
     const read = list(der, 4)(value, at);
     if (read.length === 0) wrong(at, "a chain with a leaf");

@@ -1,0 +1,290 @@
+import { fastifySwagger } from "@fastify/swagger";
+import { jsonSchemaTransform } from "fastify-type-provider-zod";
+import type { Authority, Urls } from "../authority/authority.ts";
+import { type Clock, repeat } from "../base/clock.ts";
+import { HauberkError, isRefusal, messageOf, refuse, type Refusal } from "../base/errors.ts";
+import type { OptionValues } from "../base/options.ts";
+import type { Random } from "../base/random.ts";
+import type { HealthAnswer } from "../contract/admin.ts";
+import type { Version } from "../contract/watch.ts";
+import type { registryOptions } from "../registry/options.ts";
+import { Registry } from "../registry/registry.ts";
+import type { storageOptions } from "../storage/options.ts";
+import { pruneLimits } from "../storage/retention.ts";
+import type { Store } from "../storage/store.ts";
+import type { Logger } from "../telemetry/logger.ts";
+import { addAdminRoutes } from "./admin-api.ts";
+import { addEnrollmentRoutes } from "./enrollment-api.ts";
+import { type App, listen, makeListener, sendAnswer } from "./listener.ts";
+import { addWorkloadRoutes, type MeshContext, requirePeers, type Workload } from "./mesh-api.ts";
+import type { controlOptions } from "./options.ts";
+import { OwnIdentity } from "./own-identity.ts";
+import { Peers } from "./peers.ts";
+import { indexOf } from "./policy-index.ts";
+import { storedResources } from "./policy-set.ts";
+import { Rates } from "./rates.ts";
+import { contextOf, swap } from "./tls.ts";
+import { Views } from "./views.ts";
+import { WatchHub } from "./watch-hub.ts";
+
+/** The control plane: puts authority, registry and store behind two listeners. */
+export interface ControlPlaneContext {
+  readonly store: Store;
+  readonly authority: Authority;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Logger;
+  readonly options: {
+    readonly control: OptionValues<typeof controlOptions>;
+    readonly registry: OptionValues<typeof registryOptions>;
+    readonly storage: OptionValues<typeof storageOptions>;
+  };
+  /** Port 0 takes a free one. */
+  readonly listen: { readonly mesh: Address; readonly enrollment: Address };
+  /** What tokens and answers name; by default the addresses that were bound, 127.0.0.1 for all interfaces. */
+  readonly urls?: Partial<Urls>;
+  /** Of Hauberk. */
+  readonly release: string;
+}
+
+export interface Address {
+  readonly host: string;
+  readonly port: number;
+}
+
+/** Changes that another process made to the policies are noticed this long after the store's version moved. */
+const foreignChangeMs = 1_000;
+
+export class ControlPlane {
+  /** Where the listeners answer. */
+  readonly addresses: { readonly mesh: Address; readonly enrollment: Address };
+  readonly #parts: Parts;
+
+  /** @throws HauberkError PORT_TAKEN, STORE_FAILED, ISSUER_EXPIRED, POLICY_INVALID */
+  static async start(context: ControlPlaneContext): Promise<ControlPlane> {
+    const undo: (() => unknown)[] = [];
+    try {
+      const own = await OwnIdentity.start(context);
+      undo.push(() => own.stop());
+      const registry = await Registry.open({ ...context, options: context.options.registry });
+      undo.push(() => registry.close());
+      const parts = await assemble(context, { own, registry });
+      undo.push(() => parts.close(undefined));
+      const mesh = await listen(parts.mesh, context.listen.mesh);
+      const enrollment = await listen(parts.enrollment, context.listen.enrollment);
+      context.authority.announce({
+        control: context.urls?.control ?? [urlOf(mesh)],
+        enrollment: context.urls?.enrollment ?? [urlOf(enrollment)],
+      });
+      return new ControlPlane({ mesh, enrollment }, parts);
+    } catch (thrown) {
+      for (const step of undo.toReversed()) await step();
+      throw thrown;
+    }
+  }
+
+  private constructor(addresses: ControlPlane["addresses"], parts: Parts) {
+    this.addresses = addresses;
+    this.#parts = parts;
+  }
+
+  /** Ends everything; graceful (the default) tells every sidecar to go elsewhere and lets answers under way end. The store stays open. */
+  async stop(how: { readonly graceful?: boolean } = {}): Promise<void> {
+    await this.#parts.close(how.graceful === false ? undefined : "the control plane stops");
+  }
+}
+
+interface Parts {
+  readonly mesh: App;
+  readonly enrollment: App;
+  close(because: string | undefined): Promise<void>;
+}
+
+async function assemble(context: ControlPlaneContext, made: { own: OwnIdentity; registry: Registry }): Promise<Parts> {
+  const { authority, clock, log, random, release, store } = context;
+  const { control: options, storage } = context.options;
+  const { own, registry } = made;
+  const views = new Views(authority.trustDomain, registry);
+  const mayGoOn = (peer: Workload): Promise<true | Refusal> => standsStill(store, peer);
+  const { version } = await store.meta();
+  const hub = new WatchHub(
+    { registry, views, clock, random, log, options, mayGoOn: (stream) => mayGoOn(stream.peer) },
+    version,
+  );
+  const state = new SharedState({ store, authority, own, views, hub, log });
+  await state.load();
+
+  const listener = { clock, log, options };
+  const tls = contextOf(own.published.read());
+  const mesh = makeListener(
+    {
+      name: "mesh",
+      tls: { ...tls, requestCert: true, rejectUnauthorized: true },
+      connectionsMax: options.meshConnectionsMax,
+    },
+    listener,
+  );
+  const enrollment = makeListener(
+    { name: "enrollment", tls, connectionsMax: options.enrollmentConnectionsMax },
+    listener,
+  );
+  const shutOut = (serial: string, refusal: Refusal): void => {
+    const dismissed = store.lineage(serial).then((found) => found?.instance && hub.dismiss(found.instance.id, refusal));
+    dismissed.catch((thrown: unknown) =>
+      log.error("A cloned instance cannot be shut out now", { because: messageOf(thrown) }),
+    );
+  };
+  const peers = new Peers({ authority, identity: own.published, clock, shutOut });
+  const rates = new Rates(clock, { perSecond: options.identityPerSecond, burstMax: options.identityBurstMax });
+  const health = (): HealthAnswer => ({ status: "ok", release, wallMs: clock.wallMs() });
+  const api = { authority, peers, rates, mayGoOn, hub, clock, log, options };
+  const policiesChanged = (): Promise<void> => state.readPolicies();
+  await addMeshRoutes(mesh, { api, health, release, admin: { ...api, store, registry, policiesChanged } });
+  addEnrollmentRoutes(enrollment, { authority, own, health });
+
+  const stops = [
+    own.published.subscribe((identity) => {
+      swap(mesh.server, identity);
+      swap(enrollment.server, identity);
+    }),
+    store.onChange((moved) => state.moved(moved, clock)),
+    repeat(clock, options.pruneEveryMs, () => prune(context, storage)),
+  ];
+  return {
+    mesh,
+    enrollment,
+    close: async (because) => {
+      for (const stop of stops) stop();
+      own.stop();
+      hub.stop(because);
+      await Promise.all([closeApp(mesh, context), closeApp(enrollment, context)]);
+      await registry.close();
+    },
+  };
+}
+
+interface Routes {
+  readonly api: MeshContext;
+  readonly admin: Parameters<typeof addAdminRoutes>[1];
+  readonly health: () => HealthAnswer;
+  readonly release: string;
+}
+
+async function addMeshRoutes(mesh: App, { api, admin, health, release }: Routes): Promise<void> {
+  const info = { title: "Hauberk's mesh API", version: release };
+  await mesh.register(fastifySwagger, { openapi: { openapi: "3.1.0", info }, transform: jsonSchemaTransform });
+  requirePeers(mesh, api);
+  await mesh.register(async (app) => addWorkloadRoutes(app as App, api));
+  await mesh.register(async (app) => addAdminRoutes(app as App, admin));
+  mesh.get("/v1/health", { schema: { summary: "Whether it answers, and its clock" } }, (_request, reply) =>
+    sendAnswer(reply, health()),
+  );
+  mesh.get("/v1/openapi.json", { schema: { summary: "This document" } }, (_request, reply) =>
+    sendAnswer(reply, mesh.swagger()),
+  );
+}
+
+interface SharedStateContext {
+  readonly store: Store;
+  readonly authority: Authority;
+  readonly own: OwnIdentity;
+  readonly views: Views;
+  readonly hub: WatchHub;
+  readonly log: Logger;
+}
+
+/** What every sidecar's view follows from, kept equal to the store. */
+class SharedState {
+  readonly #context: SharedStateContext;
+  #bundleSequence = -1;
+  #planned = false;
+
+  constructor(context: SharedStateContext) {
+    this.#context = context;
+  }
+
+  async load(): Promise<void> {
+    this.#readBundle();
+    await this.readPolicies();
+  }
+
+  /** The store committed something: the version counts at once, what else changed is looked up. */
+  moved(version: Version, clock: Clock): void {
+    this.#context.hub.setVersion(version);
+    this.#readBundle();
+    if (this.#planned) return;
+    this.#planned = true;
+    clock.after(foreignChangeMs, () => {
+      this.#planned = false;
+      this.readPolicies().catch((thrown: unknown) => {
+        this.#context.log.error("The policies cannot be read now; the last ones count", { because: messageOf(thrown) });
+      });
+    });
+  }
+
+  /** @throws HauberkError POLICY_INVALID: a set that cannot be read is not taken for an empty one. */
+  async readPolicies(): Promise<void> {
+    const { store, views, hub, log } = this.#context;
+    const row = await store.policies();
+    if (row.revision === views.policies.revision) return;
+    const resources = storedResources(row.json);
+    if (isRefusal(resources)) throw HauberkError.from(resources);
+    views.setPolicies(indexOf(row.revision, resources, views.policies));
+    log.info("Policies are in force", { revision: row.revision, resources: resources.length });
+    hub.touchAll();
+  }
+
+  #readBundle(): void {
+    const { authority, own, views, hub } = this.#context;
+    const bundle = authority.bundle();
+    if (bundle.sequence === this.#bundleSequence) return;
+    const first = this.#bundleSequence < 0;
+    this.#bundleSequence = bundle.sequence;
+    views.setBundle(bundle);
+    hub.touchAll();
+    // The listeners have to trust the new roots too.
+    if (!first) own.renew();
+  }
+}
+
+/** Whether a workload that was identified once may still go on. */
+async function standsStill(store: Store, peer: Workload): Promise<true | Refusal> {
+  const lineage = await store.lineage(peer.leaf.serial);
+  if (lineage?.instance === undefined) {
+    return refuse(
+      "LEAF_UNKNOWN",
+      "Cannot go on: this certificate is not in the store",
+      "Enroll again with a new token",
+    );
+  }
+  const { instance, leaf } = lineage;
+  if (instance.lockedAtMs === null && instance.endedAtMs === null && leaf.status !== "revoked") return true;
+  const because = instance.lockedBecause ?? "its certificate was withdrawn";
+  return refuse(
+    "INSTANCE_LOCKED",
+    `Cannot go on: this instance is shut out (${because})`,
+    "Ask an administrator to unlock it",
+  );
+}
+
+function prune({ authority, clock, log }: ControlPlaneContext, storage: OptionValues<typeof storageOptions>): void {
+  authority
+    .prune(pruneLimits(storage, clock.wallMs()))
+    .catch((thrown: unknown) => log.warn("Old rows cannot be deleted now", { because: messageOf(thrown) }));
+}
+
+/** Answers under way get `stopMs`; then every connection is cut. */
+async function closeApp(app: App, { clock, options }: ControlPlaneContext): Promise<void> {
+  const cancel = clock.after(options.control.stopMs, () => app.server.closeAllConnections());
+  app.server.closeIdleConnections();
+  try {
+    await app.close();
+  } finally {
+    cancel();
+  }
+}
+
+function urlOf({ host, port }: Address): string {
+  const reachable = host === "0.0.0.0" || host === "::" ? "127.0.0.1" : host;
+  return `https://${reachable.includes(":") ? `[${reachable}]` : reachable}:${port}`;
+}

@@ -1,0 +1,109 @@
+import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Clock } from "../base/clock.ts";
+import { isRefusal, messageOf, refuse } from "../base/errors.ts";
+import type { OptionValues } from "../base/options.ts";
+import { limits } from "../contract/limits.ts";
+import { LineReader } from "../contract/lines.ts";
+import { readUp } from "../contract/read-watch.ts";
+import { TokenBucket } from "../resilience/token-bucket.ts";
+import type { Logger } from "../telemetry/logger.ts";
+import type { controlOptions } from "./options.ts";
+import type { Peer } from "./peers.ts";
+import type { WatchHub } from "./watch-hub.ts";
+import { WatchStream } from "./watch-stream.ts";
+
+export interface WatchRouteContext {
+  readonly hub: WatchHub;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly options: OptionValues<typeof controlOptions>;
+}
+
+/** Lines that wait while an earlier one is worked on; above this many, the socket is not read. */
+const queueMax = 64;
+
+/** Speaks the watch over one full-duplex exchange. Nothing that comes in can throw out of here. */
+export function serveWatch(
+  exchange: { readonly request: IncomingMessage; readonly response: ServerResponse },
+  peer: Peer & { readonly standing: { readonly is: "workload" } },
+  context: WatchRouteContext,
+): void {
+  const { request, response } = exchange;
+  const { clock, hub, options } = context;
+  const now = { wallMs: clock.wallMs(), monotonicMs: clock.monotonicMs() };
+  const stream = new WatchStream(peer, sinkOf(response), now);
+  const rate = new TokenBucket(
+    { perSecond: options.messagesPerSecond, burstMax: options.messagesBurstMax },
+    now.monotonicMs,
+  );
+  const reader = new LineReader(limits.upLineBytesMax);
+  const queue: string[] = [];
+  let working: Promise<void> | undefined;
+
+  const cancelHello = clock.after(options.headersMs, () => {
+    if (!stream.greeted) stream.destroy();
+  });
+
+  const work = async (): Promise<void> => {
+    for (let line = queue.shift(); line !== undefined && !stream.ended; line = queue.shift()) {
+      if (queue.length < queueMax && request.isPaused()) request.resume();
+      const message = readUp(line);
+      if (isRefusal(message)) stream.refuse(message);
+      else await hub.hear(stream, message);
+    }
+  };
+  const fail = (thrown: unknown): void => {
+    context.log.error("A watch failed", { instance: stream.instance, because: messageOf(thrown) });
+    stream.destroy();
+  };
+
+  const closed = (deliberate: boolean): void => {
+    cancelHello();
+    hub.closed(stream, { deliberate });
+  };
+
+  request.on("data", (chunk: Buffer) => {
+    if (stream.ended) return;
+    const lines = reader.push(chunk);
+    if (isRefusal(lines)) return stream.refuse(lines);
+    if (lines.length > 0 && !rate.take(clock.monotonicMs(), lines.length))
+      return stream.refuse(tooFast(options.messagesPerSecond));
+    queue.push(...lines);
+    if (queue.length > queueMax) request.pause();
+    working ??= work()
+      .catch(fail)
+      .finally(() => (working = undefined));
+  });
+  // Where the sidecar ends its half in order, the other half ends too; its last lines are heard first.
+  request.on("end", () => {
+    void (working ?? Promise.resolve()).then(() => {
+      if (!stream.ended) stream.end();
+      closed(true);
+    });
+  });
+  request.on("error", () => closed(false));
+  response.on("error", () => closed(false));
+  response.on("close", () => closed(response.writableEnded));
+  response.on("drain", () => hub.drained(stream));
+
+  request.socket.setNoDelay(true);
+  response.writeHead(200, { "content-type": "application/x-ndjson", "cache-control": "no-store" });
+  // The sidecar waits for the head before it says hello.
+  response.flushHeaders();
+}
+
+function sinkOf(response: ServerResponse): { write(text: string): boolean; end(): void; destroy(): void } {
+  return {
+    write: (text) => response.writableEnded || response.destroyed || response.write(text),
+    end: () => void response.end(() => response.socket?.destroySoon()),
+    destroy: () => void response.destroy(),
+  };
+}
+
+function tooFast(perSecond: number): ReturnType<typeof refuse> {
+  return refuse(
+    "RATE_LIMITED",
+    `Cannot go on with this stream: more messages came than ${perSecond} per second, wanted fewer`,
+    "Open it again after a second",
+  );
+}
