@@ -115,8 +115,11 @@ export interface CaFile {
 
 /** Writes files that are not there yet, each whole or not at all, 0600 in folders of 0700. Refuses with HOME_EXISTS before the first is written. */
 export function writeNewFiles(folder: string, files: readonly CaFile[], random: Random): true | Refusal {
-  const there = files.find(({ path }) => existsSync(join(folder, path)));
-  if (there !== undefined) return exists(join(folder, there.path));
+  const taken = firstTaken(
+    folder,
+    files.map(({ path }) => path),
+  );
+  if (taken !== undefined) return taken;
   for (const { path, text } of files) {
     const target = join(folder, path);
     mkdirSync(dirname(target), { recursive: true, mode: 0o700 });
@@ -132,6 +135,12 @@ export function writeNewFiles(folder: string, files: readonly CaFile[], random: 
     syncFolder(dirname(target));
   }
   return true;
+}
+
+/** HOME_EXISTS for the first of these files that is there. */
+export function firstTaken(folder: string, paths: readonly string[]): Refusal | undefined {
+  const path = paths.find((path) => existsSync(join(folder, path)));
+  return path === undefined ? undefined : exists(join(folder, path));
 }
 
 function writeDurably(path: string, text: string): void {

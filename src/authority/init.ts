@@ -11,7 +11,7 @@ import { sealKey } from "../x509/encrypted-key.ts";
 import { generateKey } from "../x509/keys.ts";
 import { serialFrom } from "../x509/leaf.ts";
 import { toPem } from "../x509/pem.ts";
-import { caFiles, profileFile, writeNewFiles, type CaFile } from "./ca-files.ts";
+import { caFiles, firstTaken, profileFile, writeNewFiles, type CaFile } from "./ca-files.ts";
 import {
   checkAgainst,
   defaultProfiles,
@@ -55,9 +55,8 @@ export async function makeCa(wish: NewCa): Promise<MadeCa | Refusal> {
   if (wish.passphrase === "" || wish.rootPassphrase === "") {
     return refuse("PASSPHRASE_MISSING", "Cannot make a CA: a passphrase is empty", "Give both passphrases");
   }
-  const keysThere = Object.values(caFiles).find((file) => existsSync(join(wish.caFolder, file)));
-  if (keysThere !== undefined)
-    return writeNewFiles(wish.caFolder, [{ path: keysThere, text: "" }], wish.random) as Refusal;
+  const taken = firstTaken(wish.caFolder, Object.values(caFiles));
+  if (taken !== undefined) return taken;
   const texts = profileTexts(wish.caFolder);
   const profiles = readProfiles(texts.all);
   if (isRefusal(profiles)) return profiles;

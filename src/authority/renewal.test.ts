@@ -2,15 +2,7 @@ import "reflect-metadata";
 import { webcrypto } from "node:crypto";
 import * as x509 from "@peculiar/x509";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
-import {
-  csrOf,
-  granted,
-  leafOf,
-  makeTestCa,
-  openBench,
-  TestWorkload,
-  type Bench,
-} from "../../test/support/authority.ts";
+import { granted, leafOf, makeTestCa, openBench, TestWorkload, type Bench } from "../../test/support/authority.ts";
 import { isRefusal } from "../base/errors.ts";
 import { readCsr } from "../x509/csr.ts";
 import { generateKey } from "../x509/keys.ts";
