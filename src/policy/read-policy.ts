@@ -78,8 +78,7 @@ const path = text((value) => {
 });
 
 const host = text((value) => {
-  if (/^\[?[^\]]*\]?:\d+$/.test(value) && !/^[0-9a-f:]+$/.test(value))
-    return fault("hosts are matched without a port", "Use ports");
+  if (/^(\[[^\]]*\]|[^:]*):\d+$/.test(value)) return fault("hosts are matched without a port", "Use ports");
   if (value.endsWith(".")) return fault("hosts are matched without a final dot", "Leave the dot out");
   if (value !== value.toLowerCase()) return fault("hosts are matched in lower case", `Write ${value.toLowerCase()}`);
   return isPattern(value) && /^(\*?[a-z0-9._-]*\*?|\[[0-9a-f:.]+\])$/.test(value)
@@ -209,7 +208,7 @@ export function toPolicy(spec: Found<typeof policySpec>, context: PolicyContext)
 
 function toRule(found: Found<typeof rule>, action: "ALLOW" | "DENY", context: PolicyContext): Rule {
   const { from, to, jwt } = found.values;
-  if (Object.keys(found.at).length === 0)
+  if (found.empty)
     context.desk.wrong(
       found.node,
       "Cannot use an empty rule: it would match every call",
@@ -223,7 +222,7 @@ function toRule(found: Found<typeof rule>, action: "ALLOW" | "DENY", context: Po
 }
 
 function toSource(found: Found<typeof source>, context: PolicyContext): Source {
-  if (Object.keys(found.at).length === 0)
+  if (found.empty)
     context.desk.wrong(
       found.node,
       "Cannot use an empty entry of from: it would match everybody",
@@ -257,8 +256,7 @@ function warnOfForeign(one: string, at: At, { desk, trustDomain }: PolicyContext
 
 function toOperation(found: Found<typeof operation>, action: "ALLOW" | "DENY", { desk }: PolicyContext): Operation {
   const { values, at } = found;
-  if (Object.keys(at).length === 0)
-    desk.wrong(found.node, "Cannot use an empty entry of to: it would match every call", "Leave to out");
+  if (found.empty) desk.wrong(found.node, "Cannot use an empty entry of to: it would match every call", "Leave to out");
   refuseBoth(found, desk);
   if (action === "DENY" && values.paths !== undefined)
     desk.warn(

@@ -49,7 +49,7 @@ function problemOfUri(value: string): string | undefined {
 /** Any value: a JWK Set is judged as JSON, wherever it came from. */
 const anything: Read<{ readonly json: unknown }> = (at, key, desk) => {
   if (at === null) return desk.wrong(at, `Cannot use ${key}: it is empty, not a JWK Set`, "Write a JWK Set");
-  return { json: at.toJS({ maxAliasCount: 0 } as never) as unknown };
+  return { json: at.toJSON() as unknown };
 };
 
 const keys = map({ inline: anything, file: filled, uri });

@@ -17,7 +17,6 @@ export interface Documents {
 /** Never throws on content: what is wrong lies on the desk. */
 export function readDocuments(file: { path: string; text: string }, limits: DocumentLimits): Documents {
   const lines = new LineCounter();
-  lines.addNewLine(0);
   const desk = new Desk(file.path, lines);
   const bytes = Buffer.byteLength(file.text);
   if (bytes > limits.policyFileBytesMax) {

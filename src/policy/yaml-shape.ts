@@ -215,6 +215,8 @@ export interface Mapped<S extends Shape> {
   /** The node of each value that is there, for later problems. */
   readonly at: { readonly [K in keyof S]?: At };
   readonly node: At;
+  /** Whether not even an unknown key was written. */
+  readonly empty: boolean;
 }
 
 /** A map of known keys. Keys of `needed` must be there; unknown ones are refused, with the one that was meant. */
@@ -240,7 +242,7 @@ export function map<const S extends Shape>(shape: S, needed: readonly (keyof S &
     for (const name of needed) {
       if (!Object.hasOwn(at, name)) desk.wrong(node, `Cannot read ${key}: ${name} is missing`, `Add ${name}`);
     }
-    return { values: values as Values<S>, at, node };
+    return { values: values as Values<S>, at, node, empty: entries.length === 0 };
   };
 }
 
