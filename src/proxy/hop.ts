@@ -128,12 +128,12 @@ export class Hop {
 
   /** Lets what is under way end and takes nothing new, now and with every later connection. */
   drainAll(): void {
-    for (const held of [...this.#held]) this.#drain(held);
+    for (const held of this.#held.slice()) this.#drain(held);
   }
 
   /** Closes what carried nothing for `hopIdleMs`. */
   closeIdle(nowMs: number): void {
-    for (const held of [...this.#held]) {
+    for (const held of this.#held.slice()) {
       if (held.connection.exchanges === 0 && nowMs - held.usedAtMs >= this.#context.options.hopIdleMs)
         this.#drain(held);
     }
@@ -222,7 +222,7 @@ export class Hop {
     held.cancelEnd = this.#planEnd(held, dialled);
     this.#held.push(held);
     this.#context.meters.openConnections.with("outbound").add(1);
-    for (const older of [...this.#held]) {
+    for (const older of this.#held.slice()) {
       if (older.identity.generation < identity.generation) this.#drain(older);
     }
     this.#serve();

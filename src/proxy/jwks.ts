@@ -1,4 +1,4 @@
-import { isRefusal, type Refusal } from "../base/errors.ts";
+import { isRefusal } from "../base/errors.ts";
 import type { Clock } from "../base/clock.ts";
 import type { OptionValues } from "../base/options.ts";
 import type { Logger } from "../telemetry/logger.ts";
@@ -111,7 +111,7 @@ export class RemoteKeys implements KeySource {
     } catch (thrown) {
       got = thrown;
     }
-    const read = isRefusal(got) || got instanceof Error ? (got as Refusal | Error).message : readKeySet(got);
+    const read = isRefusal(got) || got instanceof Error ? got.message : readKeySet(got);
     if (typeof read === "string") {
       log.warn("the keys of a JWT provider could not be fetched; the last good ones count for a while", {
         uri: this.#uri,

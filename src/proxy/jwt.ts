@@ -157,7 +157,7 @@ export class TokenVerifier {
     if (set === undefined) return { is: "unavailable", because: "the provider's keys cannot be had" };
     if (issuer.set !== set) {
       issuer.set = set;
-      issuer.resolve = createLocalJWKSet({ keys: set.keys.map((key) => ({ ...key })) as never });
+      issuer.resolve = createLocalJWKSet({ keys: set.keys.map((key) => ({ ...key })) });
       issuer.valid.clear();
       issuer.refused.clear();
     }

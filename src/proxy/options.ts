@@ -65,13 +65,6 @@ export const proxyOptions = {
     max: 1_000_000,
     why: "Connections of the workload to each outbound listener.",
   },
-  inboundConnectionsMax: {
-    env: "HAUBERK_INBOUND_CONNECTIONS_MAX",
-    default: 10_000,
-    min: 1,
-    max: 1_000_000,
-    why: "Connections of peers; each costs about 70 KB of memory.",
-  },
   hopConnectionsMax: {
     env: "HAUBERK_HOP_CONNECTIONS_MAX",
     default: 8,
@@ -189,6 +182,13 @@ export const proxyOptions = {
     min: 10,
     max: 60_000,
     why: "How long one check over loopback may take.",
+  },
+  healthStartMs: {
+    env: "HAUBERK_HEALTH_START_MS",
+    default: 100,
+    min: 10,
+    max: 60_000,
+    why: "Time between two checks until the routee has answered once: a start should be seen at once.",
   },
   healthFailuresMax: {
     env: "HAUBERK_HEALTH_FAILURES_MAX",

@@ -11,6 +11,7 @@ import {
 } from "../../test/support/outbound.ts";
 import type { FakeServerExchange } from "../../test/support/exchanges.ts";
 import { HauberkError } from "../base/errors.ts";
+import type { StateEntry } from "../contract/watch.ts";
 import { fieldOf, type Fields } from "../http/message.ts";
 import { connectFailed } from "./hop.ts";
 
@@ -79,16 +80,19 @@ test.each([
     "JWT_MISSING",
     [],
   ],
-] as const)("%s opens nothing and asks for nothing more", async (_, entries, code, touched) => {
-  const bench = outboundBench();
-  bench.publish(entries as never);
-  const exchange = bench.ask();
-  await bench.settle();
-  expect(codeOf(exchange)).toBe(code);
-  bench.clock.advance(60_000);
-  await bench.settle();
-  expect(bench.touched).toEqual(touched);
-});
+] as [string, StateEntry[], string, string[]][])(
+  "%s opens nothing and asks for nothing more",
+  async (_, entries, code, touched) => {
+    const bench = outboundBench();
+    bench.publish(entries);
+    const exchange = bench.ask();
+    await bench.settle();
+    expect(codeOf(exchange)).toBe(code);
+    bench.clock.advance(60_000);
+    await bench.settle();
+    expect(bench.touched).toEqual(touched);
+  },
+);
 
 test("what does not exist and what may not be seen are answered in the same bytes", async () => {
   const hidden = outboundBench();
@@ -409,7 +413,7 @@ test("an endpoint that leaves is drained, and everything that was kept of it goe
   bench.publish(ordersFor(twoEndpoints));
   await warm(bench);
   const gone = bench.connectionTo("a");
-  const under = bench.ask();
+  bench.ask();
   bench.ask();
   const sent = [...gone.under][0];
   bench.publish(ordersFor([twoEndpoints[1] as never]));

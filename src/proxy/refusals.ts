@@ -13,32 +13,32 @@ export function unknownService(service: string): Refusal {
 
 /** A call that was decided and is not allowed, by the decision's code. */
 export function notAllowed(code: FailureCode, service: string): Refusal {
-  switch (code) {
-    case "JWT_MISSING":
-      return refuse(
-        "JWT_MISSING",
-        `Cannot call "${service}": a policy wants a token, and there is none`,
-        "Send Authorization: Bearer TOKEN",
-      );
-    case "JWT_INVALID":
-      return refuse(
-        "JWT_INVALID",
-        `Cannot call "${service}": the token is not valid`,
-        "Ask the token's issuer for a new one",
-      );
-    case "JWT_KEYS_UNAVAILABLE":
-      return refuse(
-        "JWT_KEYS_UNAVAILABLE",
-        `Cannot call "${service}": the keys of the token's issuer cannot be had now`,
-        "Try again; look at the provider's keys.uri if it lasts",
-      );
-    default:
-      return refuse(
-        "DENIED",
-        `Cannot call "${service}": no policy allows this call`,
-        "See which rule is missing: hauberk policy explain",
-      );
+  if (code === "JWT_MISSING") {
+    return refuse(
+      "JWT_MISSING",
+      `Cannot call "${service}": a policy wants a token, and there is none`,
+      "Send Authorization: Bearer TOKEN",
+    );
   }
+  if (code === "JWT_INVALID") {
+    return refuse(
+      "JWT_INVALID",
+      `Cannot call "${service}": the token is not valid`,
+      "Ask the token's issuer for a new one",
+    );
+  }
+  if (code === "JWT_KEYS_UNAVAILABLE") {
+    return refuse(
+      "JWT_KEYS_UNAVAILABLE",
+      `Cannot call "${service}": the keys of the token's issuer cannot be had now`,
+      "Try again; look at the provider's keys.uri if it lasts",
+    );
+  }
+  return refuse(
+    "DENIED",
+    `Cannot call "${service}": no policy allows this call`,
+    "See which rule is missing: hauberk policy explain",
+  );
 }
 
 export function breakerOpen(service: string): Refusal {

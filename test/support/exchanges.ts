@@ -276,7 +276,7 @@ export class FakeConnection implements ClientConnection {
     if (this.destroyed !== undefined) return;
     this.open = false;
     this.destroyed = because;
-    for (const exchange of [...this.under]) exchange.lose(kind, because);
+    for (const exchange of this.under) exchange.lose(kind, because);
     this.onClosed?.(because);
   }
 

@@ -1,0 +1,133 @@
+import { connect } from "node:net";
+import type { Clock } from "../base/clock.ts";
+import { messageOf } from "../base/errors.ts";
+import type { OptionValues } from "../base/options.ts";
+import { Published } from "../base/published.ts";
+import type { Logger } from "../telemetry/logger.ts";
+import type { proxyOptions } from "./options.ts";
+
+export interface RouteeChecked {
+  readonly host: string;
+  /** Every declared port of the routee. */
+  readonly ports: readonly number[];
+  /** GET this at the first port; without it each port only has to accept a connection. */
+  readonly path?: string | undefined;
+}
+
+/** Why the routee is not well, or undefined. */
+export type Check = () => Promise<string | undefined>;
+
+/**
+ * The sidecar's own check of its routee over loopback; the result travels with the registration, so that no caller has to
+ * probe and no policy needs a hole. Not well until it has answered once; then so many failures in a row count.
+ */
+export class RouteeHealth {
+  readonly healthy = new Published(false);
+  readonly #clock: Clock;
+  readonly #log: Logger;
+  readonly #options: OptionValues<typeof proxyOptions>;
+  readonly #check: Check;
+  #cancel: (() => void) | undefined;
+  #failures = 0;
+  #stopped = true;
+
+  constructor(use: { clock: Clock; log: Logger; options: OptionValues<typeof proxyOptions>; check: Check }) {
+    this.#clock = use.clock;
+    this.#log = use.log;
+    this.#options = use.options;
+    this.#check = use.check;
+  }
+
+  start(): void {
+    this.#stopped = false;
+    this.#round();
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    this.#cancel?.();
+  }
+
+  #round(): void {
+    this.#check()
+      .catch((thrown: unknown) => messageOf(thrown))
+      .then((because) => this.#learn(because))
+      .catch((thrown: unknown) =>
+        this.#log.error("a health check failed in an unforeseen way", { because: messageOf(thrown) }),
+      )
+      .finally(() => {
+        if (this.#stopped) return;
+        const { healthIntervalMs, healthStartMs } = this.#options;
+        // Whoever waits for a routee to come back wants to know soon; whoever knows that it is well can wait.
+        const waitMs = this.healthy.read() ? healthIntervalMs : Math.min(healthStartMs, healthIntervalMs);
+        this.#cancel = this.#clock.after(waitMs, () => this.#round());
+      });
+  }
+
+  #learn(because: string | undefined): void {
+    if (this.#stopped) return;
+    const was = this.healthy.read();
+    this.#failures = because === undefined ? 0 : this.#failures + 1;
+    const is = because === undefined || (was && this.#failures < this.#options.healthFailuresMax);
+    if (is === was) return;
+    if (is) this.#log.info("the routee is well");
+    else this.#log.warn("the routee is not well", { because, failures: this.#failures });
+    this.healthy.publish(is);
+  }
+}
+
+/** The check that a routee's declaration asks for. */
+export function routeeCheck(routee: RouteeChecked, use: { clock: Clock; timeoutMs: number }): Check {
+  const { host, ports, path } = routee;
+  const [first] = ports;
+  if (path !== undefined && first !== undefined) return () => httpCheck(`http://${host}:${first}`, path, use);
+  return async () => {
+    for (const port of ports) {
+      const because = await tcpCheck({ host, port }, use);
+      if (because !== undefined) return because;
+    }
+    return undefined;
+  };
+}
+
+function tcpCheck(
+  target: { host: string; port: number },
+  use: { clock: Clock; timeoutMs: number },
+): Promise<string | undefined> {
+  return new Promise((resolve) => {
+    const socket = connect(target);
+    const end = (because: string | undefined): void => {
+      cancel();
+      socket.destroy();
+      resolve(because);
+    };
+    const cancel = use.clock.after(use.timeoutMs, () =>
+      end(`port ${target.port} did not accept within ${use.timeoutMs} ms`),
+    );
+    socket.once("connect", () => end(undefined));
+    socket.on("error", (error) => end(error.message));
+  });
+}
+
+/** undici is loaded when the first such check is made. */
+async function httpCheck(
+  origin: string,
+  path: string,
+  use: { clock: Clock; timeoutMs: number },
+): Promise<string | undefined> {
+  const { Client } = await import("undici");
+  const client = new Client(origin, { allowH2: false, maxResponseSize: 65_536 });
+  const ended = new AbortController();
+  const cancel = use.clock.after(use.timeoutMs, () => ended.abort(new Error(`no answer within ${use.timeoutMs} ms`)));
+  try {
+    const { statusCode, body } = await client.request({ method: "GET", path, signal: ended.signal });
+    body.on("error", () => undefined);
+    await body.dump();
+    return statusCode >= 200 && statusCode < 400 ? undefined : `GET ${path} answered ${statusCode}`;
+  } catch (thrown) {
+    return messageOf(thrown);
+  } finally {
+    cancel();
+    await client.destroy().catch(() => undefined);
+  }
+}

@@ -1,0 +1,107 @@
+import { chmodSync, lstatSync, rmSync } from "node:fs";
+import { createServer, type Server, type Socket } from "node:net";
+import { HauberkError } from "../base/errors.ts";
+import type { ServerConnection } from "../transport/exchange.ts";
+
+/** Where the workload connects: a loopback port, or a Unix socket that only this user may open. */
+export type PlainAddress =
+  /** `orFree`: where the port is taken, any free one will do. */
+  { readonly host: string; readonly port: number; readonly orFree?: boolean } | { readonly path: string };
+
+export interface PlainTerms {
+  readonly address: PlainAddress;
+  readonly connectionsMax: number;
+  serve(socket: Socket): ServerConnection;
+  /** A connection over the limit was closed unread. */
+  onDropped(): void;
+}
+
+/**
+ * A listener for the workload's own connections. TLS is no use here: who can connect to it is the workload.
+ * @throws HauberkError PORT_TAKEN, UNAVAILABLE
+ */
+export class PlainListener {
+  readonly #terms: PlainTerms;
+  readonly #server: Server;
+  readonly #connections = new Set<ServerConnection>();
+
+  private constructor(terms: PlainTerms) {
+    this.#terms = terms;
+    // Half open: a client that has sent its request whole may close its side and still read the answer.
+    this.#server = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => this.#accept(socket));
+    this.#server.maxConnections = terms.connectionsMax;
+    this.#server.on("drop", () => terms.onDropped());
+  }
+
+  static async open(terms: PlainTerms): Promise<PlainListener> {
+    const { address } = terms;
+    try {
+      return await PlainListener.#openAt(terms, address);
+    } catch (thrown) {
+      const taken = thrown instanceof HauberkError && thrown.code === "PORT_TAKEN";
+      if (!taken || "path" in address || address.orFree !== true) throw thrown;
+      return PlainListener.#openAt(terms, { host: address.host, port: 0 });
+    }
+  }
+
+  static async #openAt(terms: PlainTerms, address: PlainAddress): Promise<PlainListener> {
+    const listener = new PlainListener(terms);
+    await listener.#listen(address);
+    return listener;
+  }
+
+  /** 0 for a Unix socket. */
+  get port(): number {
+    const address = this.#server.address();
+    return typeof address === "object" && address !== null ? address.port : 0;
+  }
+
+  get connections(): number {
+    return this.#connections.size;
+  }
+
+  /** Accepts no more, lets what is under way end within `withinMs`, and resolves when everything is closed. */
+  close(withinMs: number): Promise<void> {
+    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    for (const connection of this.#connections) {
+      if (withinMs > 0) connection.drain(withinMs);
+      else connection.destroy("the sidecar stops");
+    }
+    return closed;
+  }
+
+  #accept(socket: Socket): void {
+    const connection = this.#terms.serve(socket);
+    this.#connections.add(connection);
+    socket.once("close", () => this.#connections.delete(connection));
+  }
+
+  async #listen(address: PlainAddress): Promise<void> {
+    const where = "path" in address ? address.path : `${address.host}:${address.port}`;
+    if ("path" in address) removeSocket(address.path);
+    await new Promise<void>((resolve, reject) => {
+      this.#server.once("error", (error: NodeJS.ErrnoException) => reject(cannotListen(error, where)));
+      this.#server.listen(address, resolve);
+    });
+    this.#server.removeAllListeners("error");
+    // Later ones are of accepting: a connection is lost, the listener stays.
+    this.#server.on("error", () => undefined);
+    if ("path" in address) chmodSync(address.path, 0o600);
+  }
+}
+
+/** A socket that a process left behind; anything else that lies there is not ours to remove. */
+function removeSocket(path: string): void {
+  if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() === true) rmSync(path, { force: true });
+}
+
+function cannotListen(error: NodeJS.ErrnoException, where: string): HauberkError {
+  return error.code === "EADDRINUSE"
+    ? new HauberkError("PORT_TAKEN", `Cannot listen on ${where}: it is in use`, "Choose another port", error)
+    : new HauberkError(
+        "UNAVAILABLE",
+        `Cannot listen on ${where}: ${error.message}`,
+        "Choose an address of this machine, or a path in a folder of your own",
+        error,
+      );
+}

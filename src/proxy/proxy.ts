@@ -1,0 +1,444 @@
+import type { Socket } from "node:net";
+import { repeat, type Clock } from "../base/clock.ts";
+import { HauberkError, messageOf, type Refusal } from "../base/errors.ts";
+import type { OptionValues } from "../base/options.ts";
+import { Published } from "../base/published.ts";
+import type { Random } from "../base/random.ts";
+import { serveHttp2 } from "../transport/http2-server.ts";
+import { serviceKey, type ServiceName } from "../base/spiffe-id.ts";
+import type { RouteePort } from "../contract/watch.ts";
+import type { resilienceOptions } from "../resilience/options.ts";
+import { RetryBudget } from "../resilience/retry.ts";
+import type { AccessLog } from "../telemetry/access-log.ts";
+import type { Logger } from "../telemetry/logger.ts";
+import type { Metrics } from "../telemetry/metrics.ts";
+import type { ConnectionFacts, PeerIdentity, ServerConnection } from "../transport/exchange.ts";
+import { Http1Pool } from "../transport/http1-pool.ts";
+import { serveHttp1 } from "../transport/http1-server.ts";
+import type { http2Options } from "../transport/http2-options.ts";
+import type { http1Options, tlsOptions } from "../transport/options.ts";
+import { listenMutualTls, type ConnectionLife, type Listener } from "../transport/tls-listener.ts";
+import type { TlsIdentity } from "../x509/tls-identity.ts";
+import { Alarms } from "./alarms.ts";
+import { mutualTlsDial } from "./dial.ts";
+import { Discovery, type Ask } from "./discovery.ts";
+import { Labels } from "./headers.ts";
+import { RouteeHealth, routeeCheck } from "./health.ts";
+import { serialOf, type Dial } from "./hop.ts";
+import { inboundHandler, type DeclaredPort, type InboundContext } from "./inbound.ts";
+import { fetchJwks } from "./jwks-fetch.ts";
+import { TokenVerifier } from "./jwt.ts";
+import { Meters } from "./meters.ts";
+import type { proxyOptions } from "./options.ts";
+import { outboundHandler, type OutboundContext, type OutboundListener } from "./outbound.ts";
+import { PlainListener, type PlainAddress } from "./plain-listener.ts";
+import { Routes } from "./routes.ts";
+import type { Snapshot } from "./snapshot.ts";
+import { Upstreams } from "./upstream.ts";
+
+/** The data plane of one workload: what it takes, where it listens. */
+export interface ProxyContext {
+  readonly service: ServiceName;
+  readonly trustDomain: string;
+  readonly identity: Published<TlsIdentity | undefined>;
+  readonly snapshot: Published<Snapshot>;
+  /** Asks the control plane about `orders.default`. */
+  readonly ask: Ask;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Logger;
+  readonly metrics: Metrics;
+  readonly access?: AccessLog | undefined;
+  readonly options: ProxyOptions;
+  readonly egress: readonly string[];
+  /** The routee's declared ports; without any, nothing is served. */
+  readonly routee: {
+    readonly host: string;
+    readonly ports: readonly RouteePort[];
+    /** GET this to see whether it is well; without it, its ports only have to accept. */
+    readonly healthPath?: string | undefined;
+  };
+  /** Undefined: this workload only calls. */
+  readonly inbound?: { readonly host: string; readonly port: number; readonly orFree?: boolean } | undefined;
+  readonly outbound?: { readonly address: PlainAddress; readonly secret?: string | undefined } | undefined;
+  readonly to: readonly { readonly service: ServiceName; readonly address: PlainAddress }[];
+  /** In place of mutual TLS, for tests. */
+  readonly dial?: Dial;
+}
+
+export interface ProxyOptions {
+  readonly proxy: OptionValues<typeof proxyOptions>;
+  readonly resilience: OptionValues<typeof resilienceOptions>;
+  readonly http1: OptionValues<typeof http1Options>;
+  readonly http2: OptionValues<typeof http2Options>;
+  readonly tls: OptionValues<typeof tlsOptions>;
+}
+
+const tickMs = 5_000;
+/** In so many steps the connections of an old certificate are drained, so that peers do not dial anew all at once. */
+const drainSteps = 16;
+
+export class Proxy {
+  readonly healthy: Published<boolean>;
+  readonly #context: ProxyContext;
+  readonly #meters: Meters;
+  readonly #alarms: Alarms;
+  readonly #upstreams: Upstreams;
+  readonly #verifier: TokenVerifier;
+  readonly #outbound: OutboundContext;
+  readonly #inbound: InboundContext;
+  readonly #pools: Http1Pool[] = [];
+  readonly #health: RouteeHealth | undefined;
+  readonly #plain: PlainListener[] = [];
+  readonly #serials = new Map<number, string>();
+  #tls: Listener | undefined;
+  #outboundListener: PlainListener | undefined;
+  #cancels: (() => void)[] = [];
+  readonly #farewells = new Set<() => void>();
+
+  constructor(context: ProxyContext) {
+    this.#context = context;
+    const { clock, log, random, options, metrics, identity, snapshot } = context;
+    this.#meters = new Meters(metrics);
+    this.#alarms = new Alarms(clock);
+    this.#verifier = new TokenVerifier({
+      clock,
+      log,
+      options: options.proxy,
+      fetch: (uri) => fetchJwks(uri, { clock, options: options.proxy }),
+    });
+    const dial =
+      context.dial ?? mutualTlsDial({ clock, random, http2: options.http2, connectMs: options.proxy.connectMs });
+    this.#upstreams = new Upstreams({
+      clock,
+      log,
+      options: options.proxy,
+      identity,
+      dial,
+      meters: this.#meters,
+      random,
+      resilience: options.resilience,
+    });
+    this.#outbound = this.#outboundContext();
+    this.#inbound = this.#inboundContext();
+    const { host, ports, healthPath } = context.routee;
+    if (ports.length > 0) {
+      const check = routeeCheck(
+        { host, ports: ports.map(({ port }) => port), path: healthPath },
+        { clock, timeoutMs: options.proxy.healthTimeoutMs },
+      );
+      this.#health = new RouteeHealth({ clock, log, options: options.proxy, check });
+    }
+    this.healthy = this.#health?.healthy ?? new Published(true);
+    this.#follow(snapshot.read());
+  }
+
+  /** The real port of the inbound listener; 0 without one. */
+  get inboundPort(): number {
+    return this.#tls?.port ?? 0;
+  }
+
+  get outboundPort(): number {
+    return this.#outboundListener?.port ?? 0;
+  }
+
+  /** Opens every listener. @throws HauberkError PORT_TAKEN, UNAVAILABLE, NO_IDENTITY */
+  async start(): Promise<void> {
+    const { snapshot, identity, outbound, to, clock, metrics } = this.#context;
+    this.#cancels.push(
+      snapshot.subscribe((next) => this.#follow(next)),
+      identity.subscribe((next, before) => this.#renewed(next, before)),
+      repeat(clock, tickMs, () => this.#upstreams.tick(clock.monotonicMs())),
+    );
+    metrics.collect(() => this.#collect());
+    try {
+      await this.#listenInbound();
+      if (outbound !== undefined) {
+        const secret = outbound.secret === undefined ? undefined : basic(outbound.secret);
+        this.#outboundListener = await this.#listenPlain(outbound.address, { secret });
+      }
+      for (const { service, address } of to) await this.#listenPlain(address, { to: service });
+    } catch (thrown) {
+      await this.stop();
+      throw thrown;
+    }
+    this.#health?.start();
+  }
+
+  /** Accepts no more and lets what is under way end, at most `withinMs`; resolves when it has. Callers should have left first. */
+  async drain(withinMs: number): Promise<void> {
+    this.#health?.stop();
+    const closing = this.#plain.splice(0).map((listener) => listener.close(withinMs));
+    const tls = this.#tls;
+    this.#tls = undefined;
+    if (tls !== undefined) closing.push(tls.close(withinMs));
+    await Promise.all(closing);
+  }
+
+  /** Ends everything now. */
+  async stop(): Promise<void> {
+    for (const cancel of this.#cancels.splice(0)) cancel();
+    for (const cancel of this.#farewells) cancel();
+    this.#farewells.clear();
+    await this.drain(0);
+    this.#upstreams.end();
+    for (const pool of this.#pools) pool.close(0);
+    this.#context.access?.flush();
+  }
+
+  /** For the admin socket: what is called, and how it fares. */
+  describe(): object {
+    const services = [...this.#upstreams.all].map((upstream) => ({
+      service: upstream.service,
+      endpoints: upstream.endpoints.map(({ view, breaker, hop, open }) => ({
+        instance: view.instance,
+        address: `${view.address}:${view.port}`,
+        healthy: view.healthy,
+        stale: view.stale,
+        breaker: breaker.state,
+        open,
+        connections: hop.connections,
+      })),
+    }));
+    return { inboundPort: this.inboundPort, outboundPort: this.outboundPort, healthy: this.healthy.read(), services };
+  }
+
+  // How it is put together.
+
+  #outboundContext(): OutboundContext {
+    const { clock, log, random, options, identity, snapshot, ask, service, trustDomain, egress, access } =
+      this.#context;
+    return {
+      side: "outbound",
+      clock,
+      log,
+      options: options.proxy,
+      alarms: this.#alarms,
+      meters: this.#meters,
+      labels: new Labels(random),
+      access,
+      openRequests: this.#meters.openRequests.with("outbound"),
+      keepCode: true,
+      random,
+      resilience: options.resilience,
+      identity,
+      snapshot,
+      discovery: new Discovery({ clock, options: options.proxy, ask, snapshot: () => snapshot.read() }),
+      verifier: this.#verifier,
+      upstreams: this.#upstreams,
+      routes: new Routes({ namespace: service.namespace, trustDomain, egress }),
+    };
+  }
+
+  #inboundContext(): InboundContext {
+    const { clock, log, random, options, identity, snapshot, service, trustDomain, access } = this.#context;
+    return {
+      side: "inbound",
+      clock,
+      log,
+      options: options.proxy,
+      alarms: this.#alarms,
+      meters: this.#meters,
+      labels: new Labels(random),
+      access,
+      openRequests: this.#meters.openRequests.with("inbound"),
+      keepCode: false,
+      resilience: options.resilience,
+      snapshot,
+      verifier: this.#verifier,
+      routes: new Routes({ namespace: service.namespace, trustDomain, egress: [] }),
+      service: serviceKey(service),
+      ownId: () => identity.read()?.id.text ?? "",
+      ports: this.#declare(),
+      budget: new RetryBudget(options.resilience),
+    };
+  }
+
+  /** One pool of connections for each HTTP port that was declared; no other port is ever dialled. */
+  #declare(): readonly DeclaredPort[] {
+    const { clock, options, routee } = this.#context;
+    return routee.ports
+      .filter(({ protocol }) => protocol === "http")
+      .map((port) => {
+        const target = { host: routee.host, port: port.port };
+        const sender = new Http1Pool({
+          target,
+          clock,
+          options: options.http1,
+          onFault: (thrown) => this.#fault(thrown),
+        });
+        this.#pools.push(sender);
+        return { port, sender };
+      });
+  }
+
+  // Listening.
+
+  async #listenInbound(): Promise<void> {
+    const { inbound, identity, trustDomain, clock, options } = this.#context;
+    if (inbound === undefined) return;
+    const first = identity.read();
+    if (first === undefined) {
+      throw new HauberkError("NO_IDENTITY", "Cannot listen: this workload has no identity", "Enroll it first");
+    }
+    const shown = new Published(first);
+    this.#remember(first);
+    this.#cancels.push(
+      identity.subscribe((next) => {
+        if (next !== undefined) shown.publish(next);
+      }),
+    );
+    const terms = {
+      host: inbound.host,
+      identity: shown,
+      trustDomain,
+      clock,
+      options: options.tls,
+      onConnection: (socket: Socket, peer: PeerIdentity, alpn: "h2" | "http/1.1", life: ConnectionLife) =>
+        this.#serve(socket, { peer, alpn, life }),
+      onRefused: (refusal: Refusal, remoteAddress: string) => {
+        this.#meters.handshakeRefused("inbound", refusal.code);
+        this.#context.log.warn("a connection was refused", {
+          code: refusal.code,
+          because: refusal.message,
+          remoteAddress,
+        });
+      },
+    };
+    try {
+      this.#tls = await listenMutualTls({ ...terms, port: inbound.port });
+    } catch (thrown) {
+      const taken = thrown instanceof HauberkError && thrown.code === "PORT_TAKEN";
+      if (!taken || inbound.orFree !== true) throw thrown;
+      this.#tls = await listenMutualTls({ ...terms, port: 0 });
+    }
+  }
+
+  #serve(
+    socket: Socket,
+    of: { peer: PeerIdentity; alpn: "h2" | "http/1.1"; life: ConnectionLife },
+  ): Pick<ServerConnection, "drain"> {
+    const { clock, options, random } = this.#context;
+    const facts: ConnectionFacts = {
+      protocol: of.alpn,
+      remoteAddress: plainAddress(socket.remoteAddress ?? ""),
+      localPort: socket.localPort ?? 0,
+      peer: of.peer,
+    };
+    const handler = inboundHandler(this.#inbound);
+    const connection =
+      of.alpn === "h2"
+        ? serveHttp2(socket, facts, handler, { clock, random, options: options.http2, onClosed: () => undefined })
+        : serveHttp1(socket, facts, handler, {
+            clock,
+            options: options.http1,
+            scheme: "https",
+            onFault: (thrown) => this.#fault(thrown),
+          });
+    const serial = this.#serials.get(of.life.generation) ?? "";
+    this.#meters.opened("inbound", serial);
+    let drained = false;
+    return {
+      drain: (withinMs) => {
+        if (!drained) this.#meters.drained("inbound", serial);
+        drained = true;
+        connection.drain(withinMs);
+      },
+    };
+  }
+
+  async #listenPlain(address: PlainAddress, guard: OutboundListener): Promise<PlainListener> {
+    const { clock, options } = this.#context;
+    const handler = outboundHandler(this.#outbound, guard);
+    const listener = await PlainListener.open({
+      address,
+      connectionsMax: options.proxy.outboundConnectionsMax,
+      onDropped: () => this.#meters.handshakeRefused("outbound", "LIMIT_CONNECTIONS"),
+      serve: (socket) => {
+        const facts: ConnectionFacts = {
+          protocol: "http/1.1",
+          remoteAddress: plainAddress(socket.remoteAddress ?? ""),
+          localPort: socket.localPort ?? 0,
+          peer: undefined,
+        };
+        return serveHttp1(socket, facts, handler, {
+          clock,
+          options: options.http1,
+          onFault: (thrown) => this.#fault(thrown),
+        });
+      },
+    });
+    this.#plain.push(listener);
+    return listener;
+  }
+
+  // What changes.
+
+  #follow(snapshot: Snapshot): void {
+    this.#verifier.use(snapshot.providers);
+    this.#upstreams.follow(snapshot.services);
+  }
+
+  #renewed(next: TlsIdentity | undefined, before: TlsIdentity | undefined): void {
+    if (next === undefined) return;
+    this.#remember(next);
+    if (before === undefined) return;
+    if (before.bundleSequence !== next.bundleSequence) {
+      // Other roots: nothing stays that was proven under the old ones.
+      this.#upstreams.drainAll();
+      this.#tls?.drainBefore(next.generation, this.#context.options.proxy.drainMs);
+    } else {
+      this.#drainInSteps(next.generation, before.notAfterMs);
+    }
+  }
+
+  /** Spreads the farewell over most of what the old certificate still has to live. */
+  #drainInSteps(generation: number, endsAtMs: number): void {
+    const { clock, options } = this.#context;
+    const spanMs = Math.max(0, endsAtMs - clock.wallMs()) * 0.7;
+    let step = 0;
+    const cancel = repeat(clock, Math.max(1, spanMs / drainSteps), () => {
+      const now = step++;
+      this.#tls?.drainWhere(
+        (peer, of) => of < generation && stepOf(peer) === now,
+        Math.max(1, Math.min(options.proxy.drainMs, endsAtMs - clock.wallMs())),
+      );
+      if (step < drainSteps) return;
+      cancel();
+      this.#farewells.delete(cancel);
+    });
+    this.#farewells.add(cancel);
+  }
+
+  #remember(identity: TlsIdentity): void {
+    this.#serials.set(identity.generation, serialOf(identity));
+    if (this.#serials.size > 64) this.#serials.delete(this.#serials.keys().next().value as number);
+  }
+
+  #collect(): void {
+    this.#meters.openConnections.with("inbound").set(this.#tls?.connections ?? 0);
+    const nowMs = this.#context.clock.monotonicMs();
+    for (const upstream of this.#upstreams.all) {
+      this.#meters.budgetLeft.with(upstream.service).set(upstream.budget.left(nowMs));
+    }
+  }
+
+  #fault(thrown: unknown): void {
+    this.#context.log.error("a connection failed in an unforeseen way", { because: messageOf(thrown) });
+  }
+}
+
+/** What clients make of `http://hauberk:SECRET@127.0.0.1:15001` (RFC 7617). */
+function basic(secret: string): string {
+  return `Basic ${Buffer.from(`hauberk:${secret}`, "utf8").toString("base64")}`;
+}
+
+/** An IPv4 address as such, also where it arrived on an IPv6 socket. */
+function plainAddress(address: string): string {
+  return address.startsWith("::ffff:") ? address.slice("::ffff:".length) : address;
+}
+
+/** Serials are random: their last digit spreads the peers evenly. */
+function stepOf(peer: PeerIdentity): number {
+  return Number.parseInt(peer.leaf.serial.slice(-1), 16) % drainSteps;
+}
