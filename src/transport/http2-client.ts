@@ -21,7 +21,7 @@ const PSEUDO_BYTES = 64;
  */
 export function connectHttp2(socket: Duplex, context: Http2Context): Promise<ClientConnection> {
   return new Promise((resolve, reject) => {
-    new Http2Client(socket, context, { resolve, reject });
+    void new Http2Client(socket, context, { resolve, reject });
   });
 }
 
@@ -238,7 +238,6 @@ export class Http2Client extends Http2Connection implements ClientConnection {
     if (this.over) return;
     const because = `GOAWAY: ${frames.errorName(code)}`;
     const first = !this.#peerLeaves;
-    this.#peerLeaves = true;
     this.#open = false;
     for (const stream of this.streams.values()) {
       if (stream.id <= lastStreamId || stream.closed) continue;
@@ -247,6 +246,8 @@ export class Http2Client extends Http2Connection implements ClientConnection {
     }
     if (this.over) return;
     if (first) this.context.onGoaway?.();
+    // Only now, so that the last stream above does not end the connection in the middle of this.
+    this.#peerLeaves = true;
     this.streamGone();
   }
 

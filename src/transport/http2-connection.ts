@@ -250,7 +250,7 @@ export abstract class Http2Connection implements FrameListener {
     if (stream.queued > 0) this.#drop(stream);
     if (stream.unconsumed > 0) this.#creditConnection(stream.unconsumed);
     if (how === ENDED) this.resets.earn(EARNED_BY_COMPLETION);
-    this.streamGone();
+    this.streamGone(stream);
   }
 
   #drop(stream: Http2Stream): void {
@@ -260,7 +260,7 @@ export abstract class Http2Connection implements FrameListener {
   }
 
   /** A stream has ended; the roles see whether it was the last. */
-  protected streamGone(): void {}
+  protected streamGone(_stream?: Http2Stream): void {}
 
   /** Resets a stream on our own account. */
   reset(stream: Http2Stream, code: number): void {
@@ -481,6 +481,7 @@ export abstract class Http2Connection implements FrameListener {
       return;
     }
     this.#receiveWindow -= payload;
+    this.#creditConnection(0);
     const stream = this.streams.get(streamId);
     if (stream === undefined) {
       this.#lateData(streamId, payload);
@@ -497,6 +498,7 @@ export abstract class Http2Connection implements FrameListener {
       this.breakStream(stream, frames.FLOW_CONTROL_ERROR, "more data than the stream's window");
     } else {
       stream.receiveWindow -= payload;
+      if (!endStream) this.#creditStream(stream, 0);
       this.#dataStream = stream;
       this.#dataEnds = endStream;
     }
@@ -578,10 +580,13 @@ export abstract class Http2Connection implements FrameListener {
     if (!stream.remoteEnded) this.#creditStream(stream, real);
   }
 
-  /** Windows are given back by halves: a WINDOW_UPDATE for every frame would cost more than the data. */
+  /**
+   * A window is given back when what was consumed of it is as much as what is left of it: by halves where the receiver
+   * keeps up, because a WINDOW_UPDATE for every frame would cost more than the data, and in time where much is held.
+   */
   #creditStream(stream: Http2Stream, bytes: number): void {
     stream.credit += bytes;
-    if (stream.credit * 2 < this.context.options.streamWindowBytes) return;
+    if (stream.credit < stream.receiveWindow || stream.credit === 0) return;
     this.output.windowUpdate(stream.id, stream.credit);
     stream.receiveWindow += stream.credit;
     stream.credit = 0;
@@ -589,7 +594,7 @@ export abstract class Http2Connection implements FrameListener {
 
   #creditConnection(bytes: number): void {
     this.#credit += bytes;
-    if (this.#credit * 2 < this.context.options.connectionWindowBytes || this.over) return;
+    if (this.#credit < this.#receiveWindow || this.#credit === 0 || this.over) return;
     this.output.windowUpdate(0, this.#credit);
     this.#receiveWindow += this.#credit;
     this.#credit = 0;

@@ -1,3 +1,4 @@
+import { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import {
   ACK,
@@ -22,7 +23,19 @@ const POOL_MAX = 64;
 /** Data up to here is copied behind its frame's head; more is written from where it lies. */
 const COPY_MAX = 8_192;
 
+/** Of buffers that are used once. */
+const ONCE_BYTES = 16_384;
+
 const pool: Buffer[] = [];
+
+function lend(bytes: number): Buffer {
+  if (bytes > SEGMENT_BYTES) return Buffer.allocUnsafeSlow(bytes);
+  return pool.pop() ?? Buffer.allocUnsafeSlow(SEGMENT_BYTES);
+}
+
+function giveBack(segment: Buffer): void {
+  if (segment.length === SEGMENT_BYTES && pool.length < POOL_MAX) pool.push(segment);
+}
 
 const NO_STREAM = 0;
 
@@ -42,6 +55,8 @@ export class Http2Output {
   ended = false;
   readonly #socket: Duplex;
   readonly #onWritten: () => void;
+  /** Whether a buffer is free again once it was written: a real socket has sent it then, another stream may pass it on. */
+  readonly #reuses: boolean;
   #scheduled = false;
   #writing = false;
   #segment: Buffer | undefined = undefined;
@@ -60,6 +75,7 @@ export class Http2Output {
   constructor(socket: Duplex, onWritten: () => void) {
     this.#socket = socket;
     this.#onWritten = onWritten;
+    this.#reuses = socket instanceof Socket;
   }
 
   /** Room for `bytes` in one piece; write there from `at` on, then say `appended`. */
@@ -202,8 +218,7 @@ export class Http2Output {
     if (error !== undefined && error !== null) return;
     this.#writing = false;
     this.controls = 0;
-    for (const segment of this.#lent)
-      if (segment.length === SEGMENT_BYTES && pool.length < POOL_MAX) pool.push(segment);
+    if (this.#reuses) for (const segment of this.#lent) giveBack(segment);
     this.#lent = [];
     this.#onWritten();
     if (this.pending > 0 && !this.#scheduled) this.#schedule();
@@ -236,8 +251,7 @@ export class Http2Output {
   #nextSegment(bytes: number): Buffer {
     this.#seal();
     if (this.#segment !== undefined) this.#filled.push(this.#segment);
-    this.#segment =
-      bytes > SEGMENT_BYTES ? Buffer.allocUnsafeSlow(bytes) : (pool.pop() ?? Buffer.allocUnsafeSlow(SEGMENT_BYTES));
+    this.#segment = this.#reuses ? lend(bytes) : Buffer.allocUnsafeSlow(Math.max(bytes, ONCE_BYTES));
     this.#at = 0;
     this.#from = 0;
     return this.#segment;

@@ -69,7 +69,13 @@ class Http2ServerStream extends Http2Stream implements ServerExchange {
   }
 
   hold(): () => void {
-    return this.server.hold();
+    this.holds++;
+    let held = true;
+    return () => {
+      if (!held) return;
+      held = false;
+      if (--this.holds === 0 && this.closed) this.server.released();
+    };
   }
 
   abort(loss: Loss): void {
@@ -293,13 +299,9 @@ export class Http2Server extends Http2Connection implements ServerConnection {
     if (!stream.closed && (stream as Http2ServerStream).refused) this.reset(stream, frames.NO_ERROR);
   }
 
-  hold(): () => void {
-    this.#held++;
-    let held = true;
-    return () => {
-      if (held) this.#held--;
-      held = false;
-    };
+  /** A handler's work ended later than its stream. */
+  released(): void {
+    this.#held--;
   }
 
   // The end.
@@ -310,7 +312,8 @@ export class Http2Server extends Http2Connection implements ServerConnection {
     this.streamGone();
   }
 
-  protected override streamGone(): void {
+  protected override streamGone(stream?: Http2Stream): void {
+    if (stream !== undefined && (stream as Http2ServerStream).holds > 0) this.#held++;
     if (this.streams.size > 0 || this.over) return;
     if (this.#lastServed !== frames.STREAM_ID_MAX) this.leave("drained");
     else if (this.#peerLeaves) this.leave("the client is done");
