@@ -1,0 +1,103 @@
+import { connect, type TLSSocket } from "node:tls";
+import type { Clock } from "../base/clock.ts";
+import { isRefusal, refuse, type Refusal } from "../base/errors.ts";
+import type { TlsIdentity } from "../x509/tls-identity.ts";
+import { tlsOptions } from "./options.ts";
+import { provePeer } from "./peer.ts";
+import { dialContextOf } from "./tls-context.ts";
+import { limitLife } from "./tls-life.ts";
+
+export interface MutualTlsCall {
+  readonly address: string;
+  readonly port: number;
+  readonly identity: TlsIdentity;
+  /** The SPIFFE ID that must answer; anyone else hears nothing. */
+  readonly expect: string;
+  readonly clock: Clock;
+  /** For TCP and TLS together. */
+  readonly timeoutMs: number;
+  /** What may be spoken, the best first. */
+  readonly alpn: readonly ("h2" | "http/1.1")[];
+  /** How long before either certificate ends `onEnding` is called; 30 s by default. The socket ends with the first of them. */
+  readonly expiryLeadMs?: number;
+  readonly onEnding?: (withinMs: number) => void;
+}
+
+/**
+ * Connects by mutual TLS 1.3 to exactly one SPIFFE ID. Not a byte is written before the peer is proven.
+ * Refuses with CONNECT_FAILED, PEER_UNTRUSTED, PEER_EXPIRED, PEER_NOT_A_WORKLOAD or PEER_NOT_THE_SERVICE.
+ *
+ * In TLS 1.3 this end is connected before the other has judged our certificate: an answer in the protocol (SETTINGS in
+ * HTTP/2) is the first sign that it did.
+ */
+export function dialMutualTls(call: MutualTlsCall): Promise<TLSSocket | Refusal> {
+  return new Promise((resolve) => {
+    const socket = connect({
+      host: call.address,
+      port: call.port,
+      secureContext: dialContextOf(call.identity),
+      ALPNProtocols: [...call.alpn],
+      rejectUnauthorized: true,
+      // Workloads are no hosts: names in certificates are SPIFFE IDs. Ours is compared below, before a byte is written.
+      checkServerIdentity: () => undefined,
+      servername: "",
+    });
+    let because = `it did not answer within ${call.timeoutMs} ms`;
+    const cancel = call.clock.after(call.timeoutMs, () => socket.destroy());
+    socket.setNoDelay(true);
+    socket.on("error", (error: Error) => (because = error.message));
+    const onClose = (): void => {
+      cancel();
+      resolve(refusalOf(socket, call, because));
+    };
+    socket.once("close", onClose);
+    socket.once("secureConnect", () => {
+      cancel();
+      socket.off("close", onClose);
+      resolve(judge(socket, call));
+    });
+  });
+}
+
+function judge(socket: TLSSocket, call: MutualTlsCall): TLSSocket | Refusal {
+  const { identity, clock, expect, alpn } = call;
+  const trust = { roots: identity.roots, trustDomain: identity.id.trustDomain, atMs: clock.wallMs(), expect };
+  const peer = provePeer(socket, trust);
+  if (isRefusal(peer)) {
+    socket.destroy();
+    return peer;
+  }
+  if (!alpn.some((protocol) => protocol === socket.alpnProtocol)) {
+    socket.destroy();
+    return failed(call, `it speaks none of ${alpn.join(", ")}`);
+  }
+  const life = limitLife({
+    clock,
+    endsAtMs: Math.min(identity.notAfterMs, peer.leaf.notAfterMs),
+    leadMs: call.expiryLeadMs ?? tlsOptions.expiryLeadMs.default,
+    onEnding: (withinMs) => call.onEnding?.(withinMs),
+    onEnd: () => socket.destroy(),
+  });
+  socket.once("close", () => life.cancel());
+  return socket;
+}
+
+function refusalOf(socket: TLSSocket, call: MutualTlsCall, because: string): Refusal {
+  // Set only where TLS refused the peer's chain; @types/node calls it an Error, Node sets the code's text.
+  const wrong = socket.authorizationError as unknown;
+  if (typeof wrong !== "string") return failed(call, because);
+  const code = wrong === "CERT_HAS_EXPIRED" ? "PEER_EXPIRED" : "PEER_UNTRUSTED";
+  return refuse(
+    code,
+    `Cannot trust the peer at ${call.address}:${call.port}: ${wrong}`,
+    "Look at its certificate, and at this side's bundle",
+  );
+}
+
+function failed(call: MutualTlsCall, because: string): Refusal {
+  return refuse(
+    "CONNECT_FAILED",
+    `Cannot connect to ${call.address}:${call.port}: ${because}`,
+    "See whether the peer's sidecar runs and can be reached",
+  );
+}

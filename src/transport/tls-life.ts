@@ -1,0 +1,79 @@
+import type { Clock } from "../base/clock.ts";
+import { Ticker, type Ticking } from "./http1-ticker.ts";
+
+/** A connection's last moment, and the moment from which it should wind up. */
+export interface Life {
+  /** Milliseconds since 1970. */
+  readonly endsAtMs: number;
+  /** The ends proved new certificates on the running connection: it may go on until then. */
+  extend(endsAtMs: number): void;
+  /** Ends at `endsAtMs` if that is before its own end. */
+  shorten(endsAtMs: number): void;
+  cancel(): void;
+}
+
+export interface LifeTerms {
+  readonly clock: Clock;
+  readonly endsAtMs: number;
+  /** How long before its end the connection is asked to drain; a quarter of what is left where that is less. */
+  readonly leadMs: number;
+  /** Asks to drain within so many milliseconds. Called once per end. */
+  onEnding(withinMs: number): void;
+  onEnd(): void;
+}
+
+/**
+ * No connection outlives the certificates at its ends (DESIGN, promise 4). The wall clock is looked at twice a second
+ * instead of setting timers: certificates end by wall time, and machines sleep.
+ */
+export function limitLife(terms: LifeTerms): Life {
+  return new LimitedLife(terms);
+}
+
+class LimitedLife implements Life, Ticking {
+  readonly #terms: LifeTerms;
+  readonly #ticker: Ticker;
+  #endsAtMs: number;
+  #endingAtMs = 0;
+
+  constructor(terms: LifeTerms) {
+    this.#terms = terms;
+    this.#endsAtMs = terms.endsAtMs;
+    this.#plan();
+    this.#ticker = Ticker.of(terms.clock);
+    this.#ticker.add(this);
+  }
+
+  get endsAtMs(): number {
+    return this.#endsAtMs;
+  }
+
+  extend(endsAtMs: number): void {
+    this.#endsAtMs = endsAtMs;
+    this.#plan();
+  }
+
+  shorten(endsAtMs: number): void {
+    this.#endsAtMs = Math.min(this.#endsAtMs, endsAtMs);
+  }
+
+  cancel(): void {
+    this.#ticker.remove(this);
+  }
+
+  tick(): void {
+    const nowMs = this.#terms.clock.wallMs();
+    if (nowMs >= this.#endsAtMs) {
+      this.cancel();
+      this.#terms.onEnd();
+    } else if (nowMs >= this.#endingAtMs) {
+      this.#endingAtMs = Infinity;
+      this.#terms.onEnding(this.#endsAtMs - nowMs);
+    }
+  }
+
+  #plan(): void {
+    const leftMs = Math.max(0, this.#endsAtMs - this.#terms.clock.wallMs());
+    this.#endingAtMs = this.#endsAtMs - Math.min(this.#terms.leadMs, leftMs / 4);
+  }
+}

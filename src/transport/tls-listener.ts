@@ -1,0 +1,267 @@
+import type { AddressInfo, Socket } from "node:net";
+import { createServer, type Server, type TLSSocket } from "node:tls";
+import type { Clock } from "../base/clock.ts";
+import { HauberkError, isRefusal, messageOf, refuse, type Refusal } from "../base/errors.ts";
+import type { OptionValues } from "../base/options.ts";
+import type { Published } from "../base/published.ts";
+import type { TlsIdentity } from "../x509/tls-identity.ts";
+import type { PeerIdentity, ServerConnection } from "./exchange.ts";
+import type { tlsOptions } from "./options.ts";
+import { provePeer } from "./peer.ts";
+import { secureContextOptions } from "./tls-context.ts";
+import { limitLife, type Life } from "./tls-life.ts";
+
+export interface MutualTlsTerms {
+  readonly host: string;
+  /** 0: any free one. */
+  readonly port: number;
+  readonly identity: Published<TlsIdentity>;
+  readonly trustDomain: string;
+  readonly clock: Clock;
+  readonly options: OptionValues<typeof tlsOptions>;
+  /** A peer was proven. What is returned is asked to drain before the connection has to end. */
+  onConnection(
+    socket: TLSSocket,
+    peer: PeerIdentity,
+    alpn: "h2" | "http/1.1",
+    life: ConnectionLife,
+  ): Pick<ServerConnection, "drain"> | undefined;
+  onRefused(refusal: Refusal, remoteAddress: string): void;
+}
+
+/** How long an accepted connection may live. */
+export interface ConnectionLife extends Pick<Life, "endsAtMs" | "extend"> {
+  /** Of the identity that this end showed in the handshake. */
+  readonly generation: number;
+}
+
+export interface Listener {
+  readonly port: number;
+  /** Connections with a proven peer. */
+  readonly connections: number;
+  /** Drains every connection that was made with an identity older than `generation`; `withinMs`: 30 s by default. */
+  drainBefore(generation: number, withinMs?: number): void;
+  /** Drains the connections of which `holds` is true: of a revoked peer, for example. */
+  drainWhere(holds: (peer: PeerIdentity, generation: number) => boolean, withinMs?: number): void;
+  /** Accepts no more, drains what is there (at once by default), and resolves when all is closed. */
+  close(withinMs?: number): Promise<void>;
+}
+
+/**
+ * Accepts mutual TLS 1.3: a certificate is demanded and verified by TLS itself, then by our own rules over the same
+ * bytes. A new identity is used from the next handshake on; connections keep the one they were made with, and end before
+ * it does. Throws PORT_TAKEN where the port is in use, UNAVAILABLE where it cannot be listened on.
+ */
+export async function listenMutualTls(terms: MutualTlsTerms): Promise<Listener> {
+  const listener = new MutualTlsListener(terms);
+  await listener.listen();
+  return listener;
+}
+
+const drainWithinMs = 30_000;
+
+class MutualTlsListener implements Listener {
+  readonly #terms: MutualTlsTerms;
+  readonly #server: Server;
+  readonly #members = new Set<Member>();
+  /** Every accepted socket, also those still in their handshake. */
+  readonly #sockets = new Set<Socket>();
+  /** By the bytes of their leaf: which one a connection was made with is asked of the connection. */
+  readonly #shown = new Map<string, ShownIdentity>();
+  #closing = false;
+  #unsubscribe: () => void = () => undefined;
+
+  constructor(terms: MutualTlsTerms) {
+    this.#terms = terms;
+    const identity = terms.identity.read();
+    this.#remember(identity);
+    this.#server = createServer({
+      ...secureContextOptions(identity),
+      requestCert: true,
+      rejectUnauthorized: true,
+      // No SNICallback and no ALPNCallback: one that throws ends the process (CVE-2026-21637).
+      ALPNProtocols: ["h2", "http/1.1"],
+      handshakeTimeout: terms.options.handshakeMs,
+      noDelay: true,
+      keepAlive: true,
+    });
+    this.#server.maxConnections = terms.options.tlsConnectionsMax;
+    this.#server.on("connection", (socket: Socket) => this.#accepted(socket));
+    this.#server.on("secureConnection", (socket: TLSSocket) => this.#connected(socket));
+    this.#server.on("tlsClientError", (error: NodeJS.ErrnoException, socket: TLSSocket) => this.#failed(error, socket));
+    this.#server.on("drop", (data) => this.#dropped(data?.remoteAddress));
+  }
+
+  async listen(): Promise<void> {
+    const { host, port, identity } = this.#terms;
+    await new Promise<void>((resolve, reject) => {
+      this.#server.once("error", (error: NodeJS.ErrnoException) => reject(cannotListen(error, `${host}:${port}`)));
+      this.#server.listen({ host, port }, resolve);
+    });
+    this.#server.removeAllListeners("error");
+    // Later ones are of accepting (no file descriptors left): the connection is lost, the listener stays.
+    this.#server.on("error", (error: Error) => this.#terms.onRefused(cannotAccept(error.message), ""));
+    this.#unsubscribe = identity.subscribe((next) => this.#swap(next));
+  }
+
+  get port(): number {
+    return (this.#server.address() as AddressInfo | null)?.port ?? 0;
+  }
+
+  get connections(): number {
+    return this.#members.size;
+  }
+
+  drainBefore(generation: number, withinMs = drainWithinMs): void {
+    this.drainWhere((_, of) => of < generation, withinMs);
+  }
+
+  drainWhere(holds: (peer: PeerIdentity, generation: number) => boolean, withinMs = drainWithinMs): void {
+    for (const member of this.#members) if (holds(member.peer, member.generation)) member.drain(withinMs);
+  }
+
+  close(withinMs = 0): Promise<void> {
+    this.#closing = true;
+    this.#unsubscribe();
+    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    this.drainWhere(() => true, withinMs);
+    if (withinMs <= 0) for (const socket of this.#sockets) socket.destroy();
+    return closed;
+  }
+
+  #swap(identity: TlsIdentity): void {
+    this.#remember(identity);
+    this.#server.setSecureContext(secureContextOptions(identity));
+  }
+
+  #remember(identity: TlsIdentity): void {
+    const leaf = identity.chain[0];
+    if (leaf === undefined)
+      throw new HauberkError("BUG", "Cannot listen: the identity has no certificate", "Report this with the log");
+    const atMs = this.#terms.clock.wallMs();
+    for (const [der, shown] of this.#shown) if (shown.notAfterMs <= atMs) this.#shown.delete(der);
+    const { generation, notAfterMs } = identity;
+    this.#shown.set(leaf.der.toString("latin1"), { generation, notAfterMs });
+  }
+
+  #accepted(socket: Socket): void {
+    this.#sockets.add(socket);
+    socket.once("close", () => this.#sockets.delete(socket));
+  }
+
+  #connected(socket: TLSSocket): void {
+    socket.on("error", () => undefined); // `close` follows, and whoever carries the connection hears of it.
+    const { identity, trustDomain, clock, options } = this.#terms;
+    const remoteAddress = socket.remoteAddress ?? "";
+    try {
+      const peer = provePeer(socket, { roots: identity.read().roots, trustDomain, atMs: clock.wallMs() });
+      const own = this.#shown.get(socket.getX509Certificate()?.raw.toString("latin1") ?? "");
+      if (isRefusal(peer)) return this.#refuse(socket, peer, remoteAddress);
+      if (own === undefined || this.#closing) {
+        const because = this.#closing ? "this side ends" : "it was made with a certificate that has ended";
+        return this.#refuse(socket, cannotAccept(because), remoteAddress);
+      }
+      const member = new Member(socket, { peer, own, clock, leadMs: options.expiryLeadMs });
+      this.#members.add(member);
+      socket.once("close", () => {
+        this.#members.delete(member);
+        member.cancel();
+      });
+      const alpn = socket.alpnProtocol === "h2" ? "h2" : "http/1.1";
+      member.drainable = this.#terms.onConnection(socket, peer, alpn, member);
+    } catch (thrown) {
+      this.#refuse(socket, cannotAccept(messageOf(thrown)), remoteAddress);
+    }
+  }
+
+  #refuse(socket: TLSSocket, refusal: Refusal, remoteAddress: string): void {
+    this.#terms.onRefused(refusal, remoteAddress);
+    socket.destroy();
+  }
+
+  #failed(error: NodeJS.ErrnoException, socket: TLSSocket): void {
+    // For a certificate that TLS refused, the error may only be the reset that follows.
+    const because = String(socket.authorizationError ?? error.code ?? error.message);
+    const code = because === "CERT_HAS_EXPIRED" ? "PEER_EXPIRED" : "PEER_UNTRUSTED";
+    const hint = "Look at the certificate that the peer shows: hauberk certs inspect";
+    this.#terms.onRefused(
+      refuse(code, `Cannot trust the peer: its handshake failed with ${because}`, hint),
+      socket.remoteAddress ?? "",
+    );
+    socket.destroy();
+  }
+
+  #dropped(remoteAddress: string | undefined): void {
+    const max = this.#terms.options.tlsConnectionsMax;
+    const because = `Cannot accept the connection: there are ${max} already`;
+    this.#terms.onRefused(
+      refuse("LIMIT_CONNECTIONS", because, "Raise HAUBERK_TLS_CONNECTIONS_MAX, or find out who opens so many"),
+      remoteAddress ?? "",
+    );
+  }
+}
+
+interface ShownIdentity {
+  readonly generation: number;
+  readonly notAfterMs: number;
+}
+
+/** One accepted connection. */
+class Member implements ConnectionLife {
+  readonly peer: PeerIdentity;
+  readonly generation: number;
+  drainable: Pick<ServerConnection, "drain"> | undefined;
+  readonly #socket: TLSSocket;
+  readonly #clock: Clock;
+  readonly #life: Life;
+
+  constructor(socket: TLSSocket, made: { peer: PeerIdentity; own: ShownIdentity; clock: Clock; leadMs: number }) {
+    this.#socket = socket;
+    this.peer = made.peer;
+    this.generation = made.own.generation;
+    this.#clock = made.clock;
+    this.#life = limitLife({
+      clock: made.clock,
+      endsAtMs: Math.min(made.own.notAfterMs, made.peer.leaf.notAfterMs),
+      leadMs: made.leadMs,
+      onEnding: (withinMs) => this.drainable?.drain(withinMs),
+      onEnd: () => socket.destroy(),
+    });
+  }
+
+  get endsAtMs(): number {
+    return this.#life.endsAtMs;
+  }
+
+  extend(endsAtMs: number): void {
+    this.#life.extend(endsAtMs);
+  }
+
+  cancel(): void {
+    this.#life.cancel();
+  }
+
+  drain(withinMs: number): void {
+    if (withinMs <= 0) {
+      this.#socket.destroy();
+      return;
+    }
+    this.#life.shorten(this.#clock.wallMs() + withinMs);
+    this.drainable?.drain(withinMs);
+  }
+}
+
+function cannotListen(error: NodeJS.ErrnoException, where: string): HauberkError {
+  return error.code === "EADDRINUSE"
+    ? new HauberkError("PORT_TAKEN", `Cannot listen on ${where}: the port is in use`, "Choose another port", error)
+    : new HauberkError(
+        "UNAVAILABLE",
+        `Cannot listen on ${where}: ${error.message}`,
+        "Choose an address of this machine",
+        error,
+      );
+}
+
+function cannotAccept(because: string): Refusal {
+  return refuse("UNAVAILABLE", `Cannot accept the connection: ${because}`, "Look at the log of this side");
+}
