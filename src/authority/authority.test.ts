@@ -160,6 +160,16 @@ test("a revoked administrator is none, with no certificate, and cannot renew", a
   expect(isRefusal(await bench.authority.seen(leaf, "x"))).toBe(true);
 });
 
+test("an administrator whose row is revoked is none, whatever became of the certificates", async () => {
+  const leaf = leafOf(granted(await admin("ann")));
+  await bench.store.write((tx) => tx.setAdminRevoked("ann", bench.clock.wallMs()));
+  expect(await bench.authority.adminOf(leaf)).toMatchObject({ code: "NOT_AN_ADMINISTRATOR" });
+  expect(await bench.authority.seen(leaf, "x")).toMatchObject({ code: "NOT_AN_ADMINISTRATOR" });
+  expect(await bench.authority.renew(leaf, { csr: csrOf(generateKey()) }, "x")).toMatchObject({
+    code: "NOT_AN_ADMINISTRATOR",
+  });
+});
+
 test("a workload's and the control plane's certificates are no administrator's, nor is one with a borrowed serial", async () => {
   const workload = await new TestWorkload(bench.authority).enroll();
   const control = granted(await bench.authority.issueControl());

@@ -65,7 +65,7 @@ export function openCa(caFolder: string, passphrase: string, trustDomain: string
   return { issuer: { key, certificate }, roots, tokenKey, profiles };
 }
 
-export function readProfileFiles(caFolder: string): Profiles | Refusal {
+function readProfileFiles(caFolder: string): Profiles | Refusal {
   const texts: Partial<Record<ProfileName, string>> = {};
   for (const name of profileNames) texts[name] = text(caFolder, profileFile(name));
   return readProfiles(texts as Record<ProfileName, string>);

@@ -200,6 +200,17 @@ test("the CA opens without the root's key, and says what is wrong when something
   expect(open()).not.toThrow();
 });
 
+test("an intermediate of another root is refused, although its key fits and its trust domain has the same name", async () => {
+  const other = await makeTestCa();
+  const keep = ["intermediate.crt", "intermediate.key"].map(
+    (file) => [file, readFileSync(join(made.folder, file))] as const,
+  );
+  for (const [file] of keep) writeFileSync(join(made.folder, file), readFileSync(join(other.folder, file)));
+  expect(() => openCa(made.folder, passphrases.issuing, "mesh.test")).toThrow("intermediate.crt is not usable");
+  for (const [file, bytes] of keep) writeFileSync(join(made.folder, file), bytes);
+  other.remove();
+});
+
 test("openssl accepts the chain by its strict rules and opens the sealed keys", () => {
   const run = (...words: string[]) =>
     execFileSync("openssl", words, { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });

@@ -52,8 +52,6 @@ export interface InstanceRow {
 }
 
 export type LeafHolder = "workload" | "administrator" | "control";
-/** `superseded`: issued, never seen, and replaced by a recovery. `revoked`: withdrawn by a decision. */
-export type LeafStatus = "good" | "superseded" | "revoked";
 
 export interface LeafRow {
   readonly serial: string;
@@ -73,7 +71,8 @@ export interface LeafRow {
   readonly seenAtMs: number | null;
   /** The serial of its first child that was seen, or null: from then on nothing else may renew from it. */
   readonly childSeen: string | null;
-  readonly status: LeafStatus;
+  /** `superseded`: issued, never seen, and replaced by a recovery. `revoked`: withdrawn by a decision. */
+  readonly status: "good" | "superseded" | "revoked";
   /** The certificate, so that a repeated request gets the same one again. */
   readonly der: Uint8Array;
 }

@@ -26,7 +26,7 @@ export const aToken: TokenRow = {
   by: "admin/ann",
 };
 
-export const anInstance: InstanceRow = {
+const anInstance: InstanceRow = {
   id: "i1",
   identity: aToken.identity,
   service: "orders",
@@ -42,7 +42,7 @@ export const anInstance: InstanceRow = {
   recoveriesSinceMs: 0,
 };
 
-export const aLeaf: LeafRow = {
+const aLeaf: LeafRow = {
   serial: "0a",
   holder: "workload",
   owner: "i1",

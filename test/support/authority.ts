@@ -70,12 +70,17 @@ export async function openBench(
     options: defaultsOf(storageOptions),
   });
   const options = { ...defaultsOf(authorityOptions), ...wish.options };
-  const authority = await Authority.over(ca, { store, clock, random, options, urls: testUrls });
   const end = async () => {
     await store.close();
     rmSync(folder, { recursive: true });
   };
-  return { authority, store, clock, file, end };
+  try {
+    const authority = await Authority.over(ca, { store, clock, random, options, urls: testUrls });
+    return { authority, store, clock, file, end };
+  } catch (thrown) {
+    await end();
+    throw thrown;
+  }
 }
 
 /** The value, or the refusal thrown: for steps that a test takes for granted. */
