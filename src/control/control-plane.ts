@@ -15,7 +15,7 @@ import type { Store } from "../storage/store.ts";
 import type { Logger } from "../telemetry/logger.ts";
 import { addAdminRoutes } from "./admin-api.ts";
 import { addEnrollmentRoutes } from "./enrollment-api.ts";
-import { type App, listen, makeListener, sendAnswer } from "./listener.ts";
+import { type App, closeListener, listen, makeListener, sendAnswer } from "./listener.ts";
 import { addWorkloadRoutes, type MeshContext, requirePeers, type Workload } from "./mesh-api.ts";
 import type { controlOptions } from "./options.ts";
 import { OwnIdentity } from "./own-identity.ts";
@@ -157,7 +157,8 @@ async function assemble(context: ControlPlaneContext, made: { own: OwnIdentity; 
       for (const stop of stops) stop();
       own.stop();
       hub.stop(because);
-      await Promise.all([closeApp(mesh, context), closeApp(enrollment, context)]);
+      const withinMs = because === undefined ? 0 : options.stopMs;
+      await Promise.all([mesh, enrollment].map((app) => closeListener(app, clock, withinMs)));
       await registry.close();
     },
   };
@@ -271,17 +272,6 @@ function prune({ authority, clock, log }: ControlPlaneContext, storage: OptionVa
   authority
     .prune(pruneLimits(storage, clock.wallMs()))
     .catch((thrown: unknown) => log.warn("Old rows cannot be deleted now", { because: messageOf(thrown) }));
-}
-
-/** Answers under way get `stopMs`; then every connection is cut. */
-async function closeApp(app: App, { clock, options }: ControlPlaneContext): Promise<void> {
-  const cancel = clock.after(options.control.stopMs, () => app.server.closeAllConnections());
-  app.server.closeIdleConnections();
-  try {
-    await app.close();
-  } finally {
-    cancel();
-  }
 }
 
 function urlOf({ host, port }: Address): string {

@@ -1,5 +1,5 @@
 import type { Server, ServerOptions } from "node:https";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import { fastify, type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
 import type { Clock } from "../base/clock.ts";
 import { failures, HauberkError, messageOf, refuse, type Refusal } from "../base/errors.ts";
@@ -25,6 +25,9 @@ export interface ListenerWish {
   readonly connectionsMax: number;
 }
 
+/** Every connection of a listener, those in the middle of a handshake too, which the HTTP server does not know. */
+const sockets = new WeakMap<Server, Set<Socket>>();
+
 /** What both listeners have in common: every limit that counts before a route is known, and how refusals look. */
 export function makeListener(wish: ListenerWish, context: ListenerContext): App {
   const { clock, log, options } = context;
@@ -44,7 +47,7 @@ export function makeListener(wish: ListenerWish, context: ListenerContext): App 
     trustProxy: false,
     logger: false,
     exposeHeadRoutes: false,
-    forceCloseConnections: true,
+    forceCloseConnections: false,
     routerOptions: { maxParamLength: 256 },
     clientErrorHandler: (_error, socket) => {
       // Whatever it was, it was no HTTP: there is nobody to explain it to.
@@ -52,11 +55,17 @@ export function makeListener(wish: ListenerWish, context: ListenerContext): App 
       else socket.destroy();
     },
   });
+  const open = new Set<Socket>();
+  sockets.set(app.server, open);
   app.server.maxConnections = wish.connectionsMax;
   app.server.on("tlsClientError", (error, socket) => {
     log.debug("A TLS handshake failed", { listener: wish.name, because: error.message, from: socket.remoteAddress });
   });
-  app.server.on("connection", (socket) => socket.on("error", () => socket.destroy()));
+  app.server.on("connection", (socket) => {
+    open.add(socket);
+    socket.on("error", () => socket.destroy());
+    socket.once("close", () => open.delete(socket));
+  });
 
   const rates = new Rates(clock, { perSecond: options.addressPerSecond, burstMax: options.addressBurstMax });
   app.addHook("onRequest", (request, reply, done) => {
@@ -127,6 +136,20 @@ export async function listen(
   }
   app.server.on("error", () => undefined); // A failed accept ends one connection, never the process.
   return { host: at.host, port: (app.server.address() as AddressInfo).port };
+}
+
+/** Answers under way get `withinMs`; then every connection is cut. At once for 0. */
+export async function closeListener(app: App, clock: Clock, withinMs: number): Promise<void> {
+  const cut = (): void => {
+    for (const socket of sockets.get(app.server) ?? []) socket.destroy();
+  };
+  const cancel = clock.after(withinMs, cut);
+  if (withinMs === 0) cut();
+  try {
+    await app.close();
+  } finally {
+    cancel();
+  }
 }
 
 /** A body has to be there in time; the watch's, which has no end, is told apart by its type. */

@@ -53,7 +53,7 @@ export class OwnIdentity {
   #wait(identity: TlsIdentity, next: { dueMs: number; firstAtMs: number | undefined }): void {
     const { clock } = this.#context;
     if (this.#stopped) return;
-    const waitMs = Math.min(tickMs(identity), Math.max(0, next.dueMs - clock.wallMs()));
+    const waitMs = Math.ceil(Math.min(tickMs(identity), Math.max(0, next.dueMs - clock.wallMs())));
     this.#cancel = clock.after(waitMs, () => {
       if (clock.wallMs() >= next.dueMs) void this.#try(next.firstAtMs ?? clock.wallMs());
       else this.#wait(identity, next);

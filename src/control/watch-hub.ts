@@ -247,7 +247,7 @@ export class WatchHub {
   #planEnd(stream: WatchStream): void {
     const { clock, random } = this.#context;
     const leftMs = Math.max(0, stream.peer.endsAtMs - clock.wallMs());
-    const delayMs = Math.min(2 ** 30, leftMs * (0.85 + 0.1 * random.draw()));
+    const delayMs = Math.floor(Math.min(2 ** 30, leftMs * (0.85 + 0.1 * random.draw())));
     this.#timers.set(
       stream,
       clock.after(delayMs, () => stream.askToMove("a certificate of this connection is about to end")),

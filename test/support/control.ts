@@ -1,7 +1,7 @@
 import type { KeyObject } from "node:crypto";
 import type { ClientRequest, IncomingHttpHeaders, IncomingMessage } from "node:http";
 import { request } from "node:https";
-import { mkdtempSync, rmSync } from "node:fs";
+import { cpSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Authority } from "../../src/authority/authority.ts";
@@ -24,6 +24,7 @@ import { silent, type Logger } from "../../src/telemetry/logger.ts";
 import { writeCsr } from "../../src/x509/csr.ts";
 import { generateKey, spkiOf } from "../../src/x509/keys.ts";
 import { toPem } from "../../src/x509/pem.ts";
+import { ManualClock } from "./manual-clock.ts";
 import { SeededRandom } from "./seeded-random.ts";
 
 /** A real control plane on free loopback ports, with a real authority and store in a folder of its own. */
@@ -64,14 +65,30 @@ export interface TestControlWish {
 const trustDomain = "mesh.test";
 const passphrase = "a passphrase for tests";
 
+let started = 0;
+let madeCa: Promise<string> | undefined;
+
+/** One CA for all tests of a file: sealing its keys takes most of a second. Made an hour ago, for clocks that are behind. */
+function caOfTests(): Promise<string> {
+  madeCa ??= (async () => {
+    const folder = mkdtempSync(join(tmpdir(), "hauberk-ca-"));
+    process.once("exit", () => rmSync(folder, { recursive: true, force: true }));
+    const caFolder = join(folder, "ca");
+    const clock = new ManualClock(Date.now() - 3_600_000);
+    const random = new SeededRandom(clock.wallMs() % 2 ** 31);
+    certain(await makeCa({ caFolder, trustDomain, rootPassphrase: passphrase, passphrase, clock, random }));
+    return caFolder;
+  })();
+  return madeCa;
+}
+
 export async function startControl(wish: TestControlWish): Promise<TestControl> {
   const { clock, log = silent } = wish;
   const folder = wish.folder ?? mkdtempSync(join(tmpdir(), "hauberk-control-"));
-  const random = new SeededRandom(clock.wallMs() % 2 ** 31);
+  // Another seed each time: a restart on the same store must not draw the same serials again.
+  const random = new SeededRandom((Math.floor(clock.wallMs()) + 7_919 * started++) % 2 ** 31);
   const caFolder = join(folder, "ca");
-  if (wish.folder === undefined) {
-    certain(await makeCa({ caFolder, trustDomain, rootPassphrase: passphrase, passphrase, clock, random }));
-  }
+  if (wish.folder === undefined) cpSync(await caOfTests(), caFolder, { recursive: true });
   const file = join(folder, "store", "hauberk.sqlite");
   const store = await openSqliteStore({ file, trustDomain, clock, random, options: defaultsOf(storageOptions) });
   const options = { ...defaultsOf(authorityOptions), ...wish.authority };
