@@ -95,7 +95,7 @@ export class Http2Client extends Http2Connection implements ClientConnection {
   }
 
   /** The server opens no stream here, because pushing is disabled. */
-  protected override isIdle(streamId: number): boolean {
+  override isIdle(streamId: number): boolean {
     return (streamId & 1) === 0 || streamId >= this.#nextStream;
   }
 
@@ -152,7 +152,7 @@ export class Http2Client extends Http2Connection implements ClientConnection {
     this.#draining = true;
   }
 
-  protected override mayHaveBody(stream: Http2Stream): boolean {
+  override mayHaveBody(stream: Http2Stream): boolean {
     return (stream as Http2ClientStream).answered;
   }
 
@@ -225,7 +225,7 @@ export class Http2Client extends Http2Connection implements ClientConnection {
     if (settledBy === undefined || this.over) return;
     this.#settledBy = undefined;
     this.#open = true;
-    this.widenReceiveWindow();
+    this.receiving.widen();
     settledBy.resolve(this);
   }
 

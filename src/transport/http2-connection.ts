@@ -21,7 +21,8 @@ import { Allowance } from "./http2-allowance.ts";
 import { ClosedStreams, ENDED, FORGOTTEN, RESET_BY_PEER, RESET_BY_US, SKIPPED } from "./http2-closed-streams.ts";
 import type { http2Options } from "./http2-options.ts";
 import { Http2Output } from "./http2-output.ts";
-import { noChunks } from "./http2-stream.ts";
+import { Http2Receiving } from "./http2-receiving.ts";
+import { Http2Sending } from "./http2-sending.ts";
 import type { Http2Stream } from "./http2-stream.ts";
 
 export interface Http2Context {
@@ -38,9 +39,8 @@ export interface Http2Context {
 const TABLE_DEFAULT = 4_096;
 /** How long a connection that said its last word may take to send it. */
 const LINGER_MS = 1_000;
-/** Streams and sent data that let a peer send so many cheap frames more. */
+/** A stream lets a peer send so many cheap frames more. */
 const EARNED_BY_STREAM = 4;
-const EARNED_BY_DATA = 4;
 /** A completed stream is worth this part of a reset. */
 const EARNED_BY_COMPLETION = 0.25;
 /** What the frames cost that make the receiver work for all of its streams. */
@@ -56,38 +56,25 @@ const keepAlivePing = Buffer.from("hauberk?", "latin1");
 export abstract class Http2Connection implements FrameListener {
   readonly streams = new Map<number, Http2Stream>();
   protected readonly socket: Duplex;
-  protected readonly context: Http2Context;
-  protected readonly output: Http2Output;
+  readonly context: Http2Context;
+  readonly output: Http2Output;
   protected readonly reader: FrameReader;
   protected readonly decoder: HpackDecoder;
   protected readonly encoder: HpackEncoder;
   protected readonly list: FieldList;
-  protected readonly closedStreams = new ClosedStreams();
-  protected readonly noise: Allowance;
+  readonly closedStreams = new ClosedStreams();
+  readonly sending: Http2Sending;
+  readonly receiving: Http2Receiving;
+  readonly noise: Allowance;
   protected readonly resets: Allowance;
   /** Nothing more is read, written or called. */
-  protected over = false;
+  over = false;
   protected settled = false;
   protected peerInitialWindow = frames.WINDOW_DEFAULT;
   protected peerStreamsMax = Number.POSITIVE_INFINITY;
 
-  // Sending.
-  #sendWindow = frames.WINDOW_DEFAULT;
-  /** Streams with something queued and a window of their own. */
-  readonly #ready = new Set<Http2Stream>();
-  /** Streams that were told to wait for the socket alone. */
-  #waiting: Http2Stream[] = [];
-
-  // Receiving.
-  #receiveWindow: number;
-  #credit = 0;
   #heard = false;
   #paused = false;
-  /** The stream of the DATA frame that is being read, and whether it ends with it; undefined when it is dropped. */
-  #dataStream: Http2Stream | undefined = undefined;
-  #dataEnds = false;
-  #dataSeen = false;
-
   #newWindow = frames.WINDOW_DEFAULT;
   #cancelSettings: () => void;
   readonly #cancelPing: () => void;
@@ -104,11 +91,12 @@ export abstract class Http2Connection implements FrameListener {
       continuationsMax: options.continuationsMax,
     });
     this.decoder = new HpackDecoder(TABLE_DEFAULT, Math.max(TABLE_DEFAULT, options.headerTableBytes));
+    this.sending = new Http2Sending(this);
+    this.receiving = new Http2Receiving(this);
     this.encoder = new HpackEncoder(options.headerTableBytes);
     this.list = new FieldList({ fieldsMax: options.headersMax, bytesMax: options.headersBytesMax });
     this.noise = new Allowance(options.noiseMax, options.noisePerSecond, clock);
     this.resets = new Allowance(options.resetsMax, options.resetsPerSecond, clock);
-    this.#receiveWindow = frames.WINDOW_DEFAULT;
     this.#cancelSettings = clock.after(options.settingsMs, () =>
       this.#guarded(() => this.fail(frames.SETTINGS_TIMEOUT, "settings were not acknowledged in time")),
     );
@@ -177,10 +165,10 @@ export abstract class Http2Connection implements FrameListener {
   protected abstract lastPeerStream(): number;
   /** What an exchange is told when the whole connection ends. */
   protected abstract lossOf(stream: Http2Stream, because: string): Loss;
-  protected abstract isIdle(streamId: number): boolean;
+  abstract isIdle(streamId: number): boolean;
 
   /** Ends the connection because of what the peer, or a bug, did (RFC 9113, 5.4.1). */
-  protected fail(code: number, because: string): void {
+  fail(code: number, because: string): void {
     if (this.over) return;
     this.reader.stop();
     this.output.goaway(this.lastPeerStream(), code, because.slice(0, 200));
@@ -214,7 +202,7 @@ export abstract class Http2Connection implements FrameListener {
     if (this.#paused) this.socket.resume();
     for (const stream of this.streams.values()) {
       stream.closed = true;
-      this.#drop(stream);
+      this.sending.drop(stream);
       const loss = this.lossOf(stream, because);
       try {
         stream.events.aborted(kind === undefined || loss.kind === "unprocessed" ? loss : { kind, because });
@@ -223,7 +211,6 @@ export abstract class Http2Connection implements FrameListener {
       }
     }
     this.streams.clear();
-    this.#ready.clear();
     this.onOver(because);
     this.context.onClosed(because);
   }
@@ -247,16 +234,10 @@ export abstract class Http2Connection implements FrameListener {
     stream.closed = true;
     this.streams.delete(stream.id);
     this.closedStreams.add(stream.id, how);
-    if (stream.queued > 0) this.#drop(stream);
-    if (stream.unconsumed > 0) this.#creditConnection(stream.unconsumed);
+    if (stream.queued > 0) this.sending.drop(stream);
+    if (stream.unconsumed > 0) this.receiving.creditConnection(stream.unconsumed);
     if (how === ENDED) this.resets.earn(EARNED_BY_COMPLETION);
     this.streamGone(stream);
-  }
-
-  #drop(stream: Http2Stream): void {
-    this.#ready.delete(stream);
-    stream.queue = noChunks;
-    stream.queued = 0;
   }
 
   /** A stream has ended; the roles see whether it was the last. */
@@ -277,14 +258,14 @@ export abstract class Http2Connection implements FrameListener {
     else this.refuseStream(streamId, code);
   }
 
-  protected breakStream(stream: Http2Stream, code: number, because: string): void {
+  breakStream(stream: Http2Stream, code: number, because: string): void {
     this.reset(stream, code);
     stream.events.aborted({ kind: "invalid", because: `${frames.errorName(code)}: ${because}` });
     this.billReset();
   }
 
   /** Answers a frame of a stream that is not there. */
-  protected refuseStream(streamId: number, code: number): void {
+  refuseStream(streamId: number, code: number): void {
     this.output.reset(streamId, code);
     this.billReset();
   }
@@ -296,7 +277,7 @@ export abstract class Http2Connection implements FrameListener {
     else this.#checkControls();
   }
 
-  protected bill(cost: number, what: string): void {
+  bill(cost: number, what: string): void {
     if (!this.noise.spend(cost, this.context.clock))
       this.fail(frames.ENHANCE_YOUR_CALM, `too many frames without use: ${what}`);
   }
@@ -330,62 +311,19 @@ export abstract class Http2Connection implements FrameListener {
     return true;
   }
 
-  protected localEnd(stream: Http2Stream): void {
+  localEnd(stream: Http2Stream): void {
     stream.localEnded = true;
     if (stream.remoteEnded) this.close(stream, ENDED);
   }
 
   /** What we were asked to send cannot be said in HTTP/2; whoever asked hears it in the next turn. */
-  protected unsayable(stream: Http2Stream, because: string): void {
+  unsayable(stream: Http2Stream, because: string): void {
     this.reset(stream, frames.INTERNAL_ERROR);
     setImmediate(() => this.#guarded(() => stream.events.aborted({ kind: "invalid", because })));
   }
 
-  send(stream: Http2Stream, chunk: Buffer): boolean {
-    const length = chunk.length;
-    const outputBytes = this.context.options.outputBytes;
-    let sent = 0;
-    if (stream.queued === 0 && this.#ready.size === 0 && this.output.pending < outputBytes) {
-      sent = this.#frameData(stream, chunk, length);
-      if (sent === length) {
-        if (this.output.pending < outputBytes) return true;
-        if (!stream.wantsDrain) this.#waiting.push(stream);
-        stream.wantsDrain = true;
-        return false;
-      }
-    }
-    if (length === 0) return !stream.wantsDrain;
-    if (stream.queue === noChunks) stream.queue = [];
-    stream.queue.push(sent === 0 ? chunk : chunk.subarray(sent));
-    stream.queued += length - sent;
-    stream.wantsDrain = true;
-    if (stream.sendWindow > 0) this.#ready.add(stream);
-    return false;
-  }
-
-  /** Frames as much of a chunk as both windows take; gives how much. */
-  #frameData(stream: Http2Stream, chunk: Buffer, lengthMax: number): number {
-    const length = Math.min(lengthMax, this.#sendWindow, stream.sendWindow);
-    let sent = 0;
-    while (sent < length) {
-      const end = Math.min(length, sent + frames.PAYLOAD_MAX);
-      this.output.data(stream.id, chunk, sent, end);
-      sent = end;
-      this.noise.earn(EARNED_BY_DATA);
-    }
-    if (sent > 0) {
-      this.#sendWindow -= sent;
-      stream.sendWindow -= sent;
-    }
-    return sent;
-  }
-
-  finish(stream: Http2Stream, trailers: Fields | undefined): void {
-    if (stream.queued > 0) {
-      stream.ending = true;
-      stream.trailers = trailers;
-      return;
-    }
+  /** Our side of a stream ends, with or without trailers. */
+  endLocal(stream: Http2Stream, trailers: Fields | undefined): void {
     if (trailers === undefined || trailers.length === 0) {
       this.output.endStream(stream.id);
       this.localEnd(stream);
@@ -396,34 +334,6 @@ export abstract class Http2Connection implements FrameListener {
     if (!this.headersWritten(stream, true)) this.unsayable(stream, "trailers that HTTP/2 cannot carry");
   }
 
-  /** Sends what waits, one frame of each stream in turn, as long as windows and socket take it. */
-  #pump(): void {
-    const outputBytes = this.context.options.outputBytes;
-    for (const stream of this.#ready) {
-      if (this.#sendWindow <= 0 || this.output.pending >= outputBytes || this.over) return;
-      // Deleted and added again it comes last: the iteration goes round until nothing moves.
-      this.#ready.delete(stream);
-      const chunk = stream.queue[0] as Buffer;
-      const sent = this.#frameData(stream, chunk, Math.min(chunk.length, frames.PAYLOAD_MAX));
-      stream.queued -= sent;
-      if (sent === chunk.length) stream.queue.shift();
-      else stream.queue[0] = chunk.subarray(sent);
-      if (stream.queued > 0) {
-        if (stream.sendWindow > 0) this.#ready.add(stream);
-      } else if (stream.ending) {
-        this.finish(stream, stream.trailers);
-      } else {
-        this.#drained(stream);
-      }
-    }
-  }
-
-  #drained(stream: Http2Stream): void {
-    if (!stream.wantsDrain || stream.closed) return;
-    stream.wantsDrain = false;
-    stream.events.drained();
-  }
-
   /** The socket took all that we had given it. */
   #written(): void {
     if (this.over) return;
@@ -431,173 +341,37 @@ export abstract class Http2Connection implements FrameListener {
       this.#paused = false;
       this.socket.resume();
     }
-    if (this.#ready.size > 0) this.#pump();
-    if (this.#waiting.length === 0) return;
-    const waiting = this.#waiting;
-    this.#waiting = [];
-    for (const stream of waiting) {
-      if (stream.queued === 0) this.#drained(stream);
-    }
+    this.sending.goOn();
   }
 
   windowUpdate(streamId: number, increment: number): void {
     this.bill(1, "WINDOW_UPDATE");
-    if (this.over) return;
-    if (streamId === 0) {
-      this.#sendWindow += increment;
-      if (this.#sendWindow > frames.WINDOW_MAX) this.fail(frames.FLOW_CONTROL_ERROR, "a window above its maximum");
-      else if (this.#ready.size > 0) this.#pump();
-      return;
-    }
-    const stream = this.streams.get(streamId);
-    if (stream === undefined) {
-      if (this.isIdle(streamId)) this.fail(frames.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream");
-      return;
-    }
-    stream.sendWindow += increment;
-    if (stream.sendWindow > frames.WINDOW_MAX) {
-      this.breakStream(stream, frames.FLOW_CONTROL_ERROR, "a window above its maximum");
-    } else if (stream.queued > 0 && stream.sendWindow > 0) {
-      this.#ready.add(stream);
-      this.#pump();
-    }
+    if (!this.over) this.sending.windowUpdate(streamId, increment);
   }
 
-  // Receiving bodies.
-
-  /** Tells the peer of the window that the options give; its first 65,535 bytes need no word. */
-  protected widenReceiveWindow(): void {
-    const more = this.context.options.connectionWindowBytes - frames.WINDOW_DEFAULT;
-    if (more <= 0) return;
-    this.#receiveWindow += more;
-    this.output.windowUpdate(0, more);
-  }
+  // Bodies arrive.
 
   dataBegins(streamId: number, payload: number, endStream: boolean): void {
-    this.#dataStream = undefined;
-    this.#dataSeen = false;
-    if (payload > this.#receiveWindow) {
-      this.fail(frames.FLOW_CONTROL_ERROR, "more data than the connection's window");
-      return;
-    }
-    this.#receiveWindow -= payload;
-    this.#creditConnection(0);
-    const stream = this.streams.get(streamId);
-    if (stream === undefined) {
-      this.#lateData(streamId, payload);
-      return;
-    }
-    if (stream.remoteEnded) {
-      this.#creditConnection(payload);
-      this.breakStream(stream, frames.STREAM_CLOSED, "DATA after the end of its stream");
-    } else if (!this.mayHaveBody(stream)) {
-      this.#creditConnection(payload);
-      this.breakStream(stream, frames.PROTOCOL_ERROR, "DATA before its head");
-    } else if (payload > stream.receiveWindow) {
-      this.#creditConnection(payload);
-      this.breakStream(stream, frames.FLOW_CONTROL_ERROR, "more data than the stream's window");
-    } else {
-      stream.receiveWindow -= payload;
-      if (!endStream) this.#creditStream(stream, 0);
-      this.#dataStream = stream;
-      this.#dataEnds = endStream;
-    }
-  }
-
-  /** A client's stream has no body before the head of its answer. */
-  protected mayHaveBody(_stream: Http2Stream): boolean {
-    return true;
-  }
-
-  #lateData(streamId: number, payload: number): void {
-    if (this.isIdle(streamId)) {
-      this.fail(frames.PROTOCOL_ERROR, "DATA on an idle stream");
-      return;
-    }
-    switch (this.closedStreams.find(streamId)) {
-      case RESET_BY_US:
-        this.#creditConnection(payload);
-        if (payload === 0) this.bill(1, "DATA on a closed stream");
-        return;
-      case FORGOTTEN:
-        this.#creditConnection(payload);
-        this.refuseStream(streamId, frames.STREAM_CLOSED);
-        return;
-      default:
-        this.fail(frames.STREAM_CLOSED, "DATA on a closed stream");
-    }
+    this.receiving.begins(streamId, payload, endStream);
   }
 
   dataPiece(piece: Buffer): void {
-    const stream = this.#dataStream;
-    // A frame that is dropped was credited when it began; one whose stream ended meanwhile was not.
-    if (stream === undefined) return;
-    const length = piece.length;
-    this.#dataSeen = true;
-    if (stream.closed) {
-      this.#creditConnection(length);
-      return;
-    }
-    if (stream.expected >= 0) {
-      stream.expected -= length;
-      if (stream.expected < 0) {
-        this.#creditConnection(length);
-        this.breakStream(stream, frames.PROTOCOL_ERROR, "more data than the content length");
-        return;
-      }
-    }
-    stream.unconsumed += length;
-    stream.events.data(piece);
+    this.receiving.piece(piece);
   }
 
   dataEnds(padding: number): void {
-    const stream = this.#dataStream;
-    if (stream === undefined) return;
-    this.#dataStream = undefined;
-    if (padding > 0) {
-      this.#creditConnection(padding);
-      if (!stream.closed && !this.#dataEnds) this.#creditStream(stream, padding);
-    }
-    if (!this.#dataSeen && !this.#dataEnds) this.bill(1, "empty DATA");
-    if (stream.closed || !this.#dataEnds || this.over) return;
-    if (stream.expected > 0) {
-      this.breakStream(stream, frames.PROTOCOL_ERROR, "less data than the content length");
-      return;
-    }
-    this.remoteEnd(stream, undefined);
+    this.receiving.ends(padding);
   }
 
-  protected remoteEnd(stream: Http2Stream, trailers: Fields | undefined): void {
+  /** A client's stream has no body before the head of its answer. */
+  mayHaveBody(_stream: Http2Stream): boolean {
+    return true;
+  }
+
+  remoteEnd(stream: Http2Stream, trailers: Fields | undefined): void {
     stream.remoteEnded = true;
     stream.events.end(trailers);
     if (stream.localEnded && !stream.closed) this.close(stream, ENDED);
-  }
-
-  consumed(stream: Http2Stream, bytes: number): void {
-    const real = bytes < stream.unconsumed ? bytes : stream.unconsumed;
-    stream.unconsumed -= real;
-    this.#creditConnection(real);
-    if (!stream.remoteEnded) this.#creditStream(stream, real);
-  }
-
-  /**
-   * A window is given back when what was consumed of it is as much as what is left of it: by halves where the receiver
-   * keeps up, because a WINDOW_UPDATE for every frame would cost more than the data, and in time where much is held.
-   */
-  #creditStream(stream: Http2Stream, bytes: number): void {
-    stream.credit += bytes;
-    if (stream.credit < stream.receiveWindow || stream.credit === 0) return;
-    this.output.windowUpdate(stream.id, stream.credit);
-    stream.receiveWindow += stream.credit;
-    stream.credit = 0;
-  }
-
-  #creditConnection(bytes: number): void {
-    this.#credit += bytes;
-    if (this.#credit < this.#receiveWindow || this.#credit === 0 || this.over) return;
-    this.output.windowUpdate(0, this.#credit);
-    this.#receiveWindow += this.#credit;
-    this.#credit = 0;
   }
 
   // Heads. The roles read them; here is what both need.
@@ -700,11 +474,10 @@ export abstract class Http2Connection implements FrameListener {
     if (this.over) return;
     this.#newWindow = this.peerInitialWindow;
     settings.readSettings(bytes, start, end, this.#applySetting);
-    if (!this.over) this.#moveWindows();
     if (this.over) return;
     this.output.frame(settingsAck);
+    this.#moveWindows();
     this.#checkControls();
-    this.#rescan();
   }
 
   readonly #applySetting = (setting: number, value: number): void => {
@@ -738,24 +511,9 @@ export abstract class Http2Connection implements FrameListener {
   /** Once per frame, whatever stood in it: a frame has room for 2,730 changes. */
   #moveWindows(): void {
     const by = this.#newWindow - this.peerInitialWindow;
-    this.peerInitialWindow = this.#newWindow;
     if (by === 0) return;
-    for (const stream of this.streams.values()) {
-      stream.sendWindow += by;
-      if (stream.sendWindow > frames.WINDOW_MAX) {
-        this.fail(frames.FLOW_CONTROL_ERROR, "a window above its maximum by a setting");
-        return;
-      }
-    }
-  }
-
-  /** After a setting any stream may have become able to send, or unable. */
-  #rescan(): void {
-    for (const stream of this.streams.values()) {
-      if (stream.queued > 0 && stream.sendWindow > 0) this.#ready.add(stream);
-      else this.#ready.delete(stream);
-    }
-    if (this.#ready.size > 0) this.#pump();
+    this.peerInitialWindow = this.#newWindow;
+    if (!this.sending.moveWindows(by)) this.fail(frames.FLOW_CONTROL_ERROR, "a window above its maximum by a setting");
   }
 
   broken(code: number, because: string): void {

@@ -230,9 +230,9 @@ describe("flow control", () => {
           feed();
           return heard;
         });
-        let open = true;
-        const done = Promise.all(runs.map((heard) => heard.over())).then(() => (open = false));
-        while (open) {
+        const open = { streams: true };
+        const done = Promise.all(runs.map((heard) => heard.over())).then(() => (open.streams = false));
+        while (open.streams) {
           for (let i = late.length; i > 0; i--) late.splice(Math.floor(random.draw() * late.length), 1)[0]?.();
           await turn();
         }

@@ -91,6 +91,8 @@ function codeOf(loss: Loss, answered: boolean): number {
       return frames.REFUSED_STREAM;
     case "cancelled":
       return frames.CANCEL;
+    case "lost":
+    case "invalid":
     default:
       return frames.INTERNAL_ERROR;
   }
@@ -127,7 +129,7 @@ export class Http2Server extends Http2Connection implements ServerConnection {
         [settings.MAX_HEADER_LIST_SIZE, options.headersBytesMax],
       ]),
     );
-    this.widenReceiveWindow();
+    this.receiving.widen();
     // Put back, so that it is read in order, and after the caller has got the connection.
     if (served.first !== undefined && served.first.length > 0) socket.unshift(served.first);
     this.attach();
@@ -165,7 +167,7 @@ export class Http2Server extends Http2Connection implements ServerConnection {
     return Math.min(this.#lastStream, this.#lastServed);
   }
 
-  protected override isIdle(streamId: number): boolean {
+  override isIdle(streamId: number): boolean {
     return (streamId & 1) === 0 || streamId > this.#lastStream;
   }
 
@@ -293,7 +295,7 @@ export class Http2Server extends Http2Connection implements ServerConnection {
     if (!this.headersWritten(stream, end)) this.unsayable(stream, "an answer with a field that HTTP/2 cannot carry");
   }
 
-  protected override localEnd(stream: Http2Stream): void {
+  override localEnd(stream: Http2Stream): void {
     super.localEnd(stream);
     // A refused request is not waited for.
     if (!stream.closed && (stream as Http2ServerStream).refused) this.reset(stream, frames.NO_ERROR);

@@ -41,15 +41,15 @@ export abstract class Http2Stream {
   }
 
   write(chunk: Buffer): boolean {
-    return this.closed || this.localEnded || this.ending ? true : this.h2.send(this, chunk);
+    return this.closed || this.localEnded || this.ending ? true : this.h2.sending.send(this, chunk);
   }
 
   end(trailers?: Fields): void {
-    if (!this.closed && !this.localEnded && !this.ending) this.h2.finish(this, trailers);
+    if (!this.closed && !this.localEnded && !this.ending) this.h2.sending.finish(this, trailers);
   }
 
   consume(bytes: number): void {
-    if (!this.closed && bytes > 0) this.h2.consumed(this, bytes);
+    if (!this.closed && bytes > 0) this.h2.receiving.consumed(this, bytes);
   }
 
   abstract abort(loss: Loss): void;

@@ -1,0 +1,145 @@
+import * as frames from "../http/http2/frames.ts";
+import { FORGOTTEN, RESET_BY_US } from "./http2-closed-streams.ts";
+import type { Http2Connection } from "./http2-connection.ts";
+import type { Http2Stream } from "./http2-stream.ts";
+
+/** Bodies that arrive on a connection: their windows, their lengths, and who gets them (RFC 9113, 6.1 and 6.9). */
+export class Http2Receiving {
+  readonly #h2: Http2Connection;
+  /** What the peer may still send, and what was consumed and not yet given back to it. */
+  #window = frames.WINDOW_DEFAULT;
+  #credit = 0;
+  /** The stream of the DATA frame that is being read, and whether it ends with it; undefined when it is dropped. */
+  #stream: Http2Stream | undefined = undefined;
+  #endsStream = false;
+  #seen = false;
+
+  constructor(h2: Http2Connection) {
+    this.#h2 = h2;
+  }
+
+  /** Tells the peer of the window that the options give; its first 65,535 bytes need no word. */
+  widen(): void {
+    const more = this.#h2.context.options.connectionWindowBytes - frames.WINDOW_DEFAULT;
+    if (more <= 0) return;
+    this.#window += more;
+    this.#h2.output.windowUpdate(0, more);
+  }
+
+  begins(streamId: number, payload: number, endStream: boolean): void {
+    this.#stream = undefined;
+    this.#seen = false;
+    if (payload > this.#window) {
+      this.#h2.fail(frames.FLOW_CONTROL_ERROR, "more data than the connection's window");
+      return;
+    }
+    this.#window -= payload;
+    this.creditConnection(0);
+    const stream = this.#h2.streams.get(streamId);
+    if (stream === undefined) {
+      this.#lateData(streamId, payload);
+      return;
+    }
+    if (stream.remoteEnded) {
+      this.creditConnection(payload);
+      this.#h2.breakStream(stream, frames.STREAM_CLOSED, "DATA after the end of its stream");
+    } else if (!this.#h2.mayHaveBody(stream)) {
+      this.creditConnection(payload);
+      this.#h2.breakStream(stream, frames.PROTOCOL_ERROR, "DATA before its head");
+    } else if (payload > stream.receiveWindow) {
+      this.creditConnection(payload);
+      this.#h2.breakStream(stream, frames.FLOW_CONTROL_ERROR, "more data than the stream's window");
+    } else {
+      stream.receiveWindow -= payload;
+      if (!endStream) this.#creditStream(stream, 0);
+      this.#stream = stream;
+      this.#endsStream = endStream;
+    }
+  }
+
+  #lateData(streamId: number, payload: number): void {
+    if (this.#h2.isIdle(streamId)) {
+      this.#h2.fail(frames.PROTOCOL_ERROR, "DATA on an idle stream");
+      return;
+    }
+    switch (this.#h2.closedStreams.find(streamId)) {
+      case RESET_BY_US:
+        this.creditConnection(payload);
+        if (payload === 0) this.#h2.bill(1, "DATA on a closed stream");
+        return;
+      case FORGOTTEN:
+        this.creditConnection(payload);
+        this.#h2.refuseStream(streamId, frames.STREAM_CLOSED);
+        return;
+      default:
+        this.#h2.fail(frames.STREAM_CLOSED, "DATA on a closed stream");
+    }
+  }
+
+  piece(piece: Buffer): void {
+    const stream = this.#stream;
+    // A frame that is dropped was credited when it began; one whose stream ended meanwhile was not.
+    if (stream === undefined) return;
+    const length = piece.length;
+    this.#seen = true;
+    if (stream.closed) {
+      this.creditConnection(length);
+      return;
+    }
+    if (stream.expected >= 0) {
+      stream.expected -= length;
+      if (stream.expected < 0) {
+        this.creditConnection(length);
+        this.#h2.breakStream(stream, frames.PROTOCOL_ERROR, "more data than the content length");
+        return;
+      }
+    }
+    stream.unconsumed += length;
+    stream.events.data(piece);
+  }
+
+  ends(padding: number): void {
+    const stream = this.#stream;
+    if (stream === undefined) return;
+    this.#stream = undefined;
+    if (padding > 0) {
+      this.creditConnection(padding);
+      if (!stream.closed && !this.#endsStream) this.#creditStream(stream, padding);
+    }
+    if (!this.#seen && !this.#endsStream) this.#h2.bill(1, "empty DATA");
+    if (stream.closed || !this.#endsStream || this.#h2.over) return;
+    if (stream.expected > 0) {
+      this.#h2.breakStream(stream, frames.PROTOCOL_ERROR, "less data than the content length");
+      return;
+    }
+    this.#h2.remoteEnd(stream, undefined);
+  }
+
+  consumed(stream: Http2Stream, bytes: number): void {
+    const real = bytes < stream.unconsumed ? bytes : stream.unconsumed;
+    stream.unconsumed -= real;
+    this.creditConnection(real);
+    if (!stream.remoteEnded) this.#creditStream(stream, real);
+  }
+
+  /**
+   * A window is given back when what was consumed of it is as much as what is left of it: by halves where the receiver
+   * keeps up, because a WINDOW_UPDATE for every frame would cost more than the data, and in time where much is held.
+   */
+  #creditStream(stream: Http2Stream, bytes: number): void {
+    stream.credit += bytes;
+    if (stream.credit < stream.receiveWindow || stream.credit === 0) return;
+    this.#h2.output.windowUpdate(stream.id, stream.credit);
+    stream.receiveWindow += stream.credit;
+    stream.credit = 0;
+  }
+
+  /** Bytes that nobody will consume, or that somebody has. */
+  creditConnection(bytes: number): void {
+    this.#credit += bytes;
+    if (this.#credit < this.#window || this.#credit === 0 || this.#h2.over) return;
+    this.#h2.output.windowUpdate(0, this.#credit);
+    this.#window += this.#credit;
+    this.#credit = 0;
+  }
+}

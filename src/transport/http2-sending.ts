@@ -1,0 +1,151 @@
+import * as frames from "../http/http2/frames.ts";
+import type { Fields } from "../http/message.ts";
+import type { Http2Connection } from "./http2-connection.ts";
+import { noChunks } from "./http2-stream.ts";
+import type { Http2Stream } from "./http2-stream.ts";
+
+/** Sent data lets a peer send so many cheap frames more: it answers data with window updates and PINGs. */
+const EARNED_BY_DATA = 4;
+
+/** Bodies that leave on a connection: they wait for two windows and the socket, and take turns (RFC 9113, 6.9). */
+export class Http2Sending {
+  readonly #h2: Http2Connection;
+  #window = frames.WINDOW_DEFAULT;
+  /** Streams with something queued and a window of their own. */
+  readonly #ready = new Set<Http2Stream>();
+  /** Streams that were told to wait for the socket alone. */
+  #waiting: Http2Stream[] = [];
+
+  constructor(h2: Http2Connection) {
+    this.#h2 = h2;
+  }
+
+  /** Sends a chunk, or what of it cannot be sent now is queued; false asks its sender to wait. */
+  send(stream: Http2Stream, chunk: Buffer): boolean {
+    const length = chunk.length;
+    const outputBytes = this.#h2.context.options.outputBytes;
+    let sent = 0;
+    if (stream.queued === 0 && this.#ready.size === 0 && this.#h2.output.pending < outputBytes) {
+      sent = this.#frameData(stream, chunk, length);
+      if (sent === length) {
+        if (this.#h2.output.pending < outputBytes) return true;
+        if (!stream.wantsDrain) this.#waiting.push(stream);
+        stream.wantsDrain = true;
+        return false;
+      }
+    }
+    if (length === 0) return !stream.wantsDrain;
+    if (stream.queue === noChunks) stream.queue = [];
+    stream.queue.push(sent === 0 ? chunk : chunk.subarray(sent));
+    stream.queued += length - sent;
+    stream.wantsDrain = true;
+    if (stream.sendWindow > 0) this.#ready.add(stream);
+    return false;
+  }
+
+  /** Frames as much of a chunk as both windows take; gives how much. */
+  #frameData(stream: Http2Stream, chunk: Buffer, lengthMax: number): number {
+    const length = Math.min(lengthMax, this.#window, stream.sendWindow);
+    let sent = 0;
+    while (sent < length) {
+      const end = Math.min(length, sent + frames.PAYLOAD_MAX);
+      this.#h2.output.data(stream.id, chunk, sent, end);
+      sent = end;
+      this.#h2.noise.earn(EARNED_BY_DATA);
+    }
+    if (sent > 0) {
+      this.#window -= sent;
+      stream.sendWindow -= sent;
+    }
+    return sent;
+  }
+
+  /** Ends our side behind what is still queued. */
+  finish(stream: Http2Stream, trailers: Fields | undefined): void {
+    if (stream.queued === 0) {
+      this.#h2.endLocal(stream, trailers);
+      return;
+    }
+    stream.ending = true;
+    stream.trailers = trailers;
+  }
+
+  /** Sends what waits, one frame of each stream in turn, as long as windows and socket take it. */
+  #pump(): void {
+    const outputBytes = this.#h2.context.options.outputBytes;
+    for (const stream of this.#ready) {
+      if (this.#window <= 0 || this.#h2.output.pending >= outputBytes || this.#h2.over) return;
+      // Deleted and added again it comes last: the iteration goes round until nothing moves.
+      this.#ready.delete(stream);
+      const chunk = stream.queue[0] as Buffer;
+      const sent = this.#frameData(stream, chunk, Math.min(chunk.length, frames.PAYLOAD_MAX));
+      stream.queued -= sent;
+      if (sent === chunk.length) stream.queue.shift();
+      else stream.queue[0] = chunk.subarray(sent);
+      if (stream.queued > 0) {
+        if (stream.sendWindow > 0) this.#ready.add(stream);
+      } else if (stream.ending) {
+        this.finish(stream, stream.trailers);
+      } else {
+        this.#drained(stream);
+      }
+    }
+  }
+
+  #drained(stream: Http2Stream): void {
+    if (!stream.wantsDrain || stream.closed) return;
+    stream.wantsDrain = false;
+    stream.events.drained();
+  }
+
+  /** The socket took all that it was given: what waited for it alone may go on. */
+  goOn(): void {
+    if (this.#ready.size > 0) this.#pump();
+    if (this.#waiting.length === 0) return;
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    for (const stream of waiting) {
+      if (stream.queued === 0) this.#drained(stream);
+    }
+  }
+
+  windowUpdate(streamId: number, increment: number): void {
+    if (streamId === 0) {
+      this.#window += increment;
+      if (this.#window > frames.WINDOW_MAX) this.#h2.fail(frames.FLOW_CONTROL_ERROR, "a window above its maximum");
+      else if (this.#ready.size > 0) this.#pump();
+      return;
+    }
+    const stream = this.#h2.streams.get(streamId);
+    if (stream === undefined) {
+      if (this.#h2.isIdle(streamId)) this.#h2.fail(frames.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream");
+      return;
+    }
+    stream.sendWindow += increment;
+    if (stream.sendWindow > frames.WINDOW_MAX) {
+      this.#h2.breakStream(stream, frames.FLOW_CONTROL_ERROR, "a window above its maximum");
+    } else if (stream.queued > 0 && stream.sendWindow > 0) {
+      this.#ready.add(stream);
+      this.#pump();
+    }
+  }
+
+  /** The peer's INITIAL_WINDOW_SIZE moved by this; false where a window is too large then (RFC 9113, 6.9.2). */
+  moveWindows(by: number): boolean {
+    for (const stream of this.#h2.streams.values()) {
+      stream.sendWindow += by;
+      if (stream.sendWindow > frames.WINDOW_MAX) return false;
+      if (stream.queued > 0 && stream.sendWindow > 0) this.#ready.add(stream);
+      else this.#ready.delete(stream);
+    }
+    if (this.#ready.size > 0) this.#pump();
+    return true;
+  }
+
+  /** The stream has ended: nothing that it still holds is sent. */
+  drop(stream: Http2Stream): void {
+    this.#ready.delete(stream);
+    stream.queue = noChunks;
+    stream.queued = 0;
+  }
+}
