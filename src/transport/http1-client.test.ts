@@ -28,6 +28,7 @@ afterEach(() => {
 
 const options = defaultsOf(http1Options);
 const get: RequestHead = { method: "GET", scheme: "http", authority: "orders", path: "/a", fields: [], bodyLength: 0 };
+const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const post: RequestHead = { ...get, method: "POST", bodyLength: -1 };
 
 /** What one request hears. */
@@ -214,6 +215,20 @@ test("what was not written is unprocessed, what was is lost", async () => {
   expect(unwritten.loss?.kind).toBe("unprocessed");
 });
 
+test("a request whose very first write the kernel refuses is unprocessed, also on a connection that was used before", async () => {
+  const { port, sockets } = await upstream((socket) => socket.write(ok));
+  const { client } = await connected(port);
+  const first = new Heard();
+  client.request(get, true, first);
+  await first.over;
+  // The reset is in the kernel at once; this end has not read it yet when it writes.
+  sockets[0]?.resetAndDestroy();
+  const second = new Heard();
+  expect(client.request(get, true, second)).toBeDefined();
+  await second.over;
+  expect(second.loss?.kind).toBe("unprocessed");
+});
+
 test("an answer that breaks off is lost", async () => {
   const { heard } = await answered("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\npart", get, true);
   expect([heard.text, heard.loss?.kind]).toEqual(["part", "lost"]);
@@ -293,8 +308,6 @@ async function ask(pool: Http1Pool, head = get): Promise<Heard> {
   await heard.over;
   return heard;
 }
-
-const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 test("a connection is used again, also by who asks as soon as an answer ends", async () => {
   const { port, sockets } = await upstream((socket) => socket.write(ok));

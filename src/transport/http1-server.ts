@@ -5,10 +5,10 @@ import { type FailureCode, messageOf } from "../base/errors.ts";
 import type { OptionValues } from "../base/options.ts";
 import { MessageParser, type MessageEvents } from "../http/http1/message-parser.ts";
 import { RequestHeadReader } from "../http/http1/request-head.ts";
-import { interimHeadText, lastChunkText, responseHeadText } from "../http/http1/write.ts";
-import { fieldOf, type Fields, type RequestHead, type ResponseHead } from "../http/message.ts";
-import type { BodyEvents, ConnectionFacts, Handler, Loss, ServerConnection, ServerExchange } from "./exchange.ts";
+import { fieldOf, type Fields, type RequestHead } from "../http/message.ts";
+import type { ConnectionFacts, Handler, Loss, ServerConnection } from "./exchange.ts";
 import { connectionRefusal, refusalText } from "./http1-refusal.ts";
+import { Http1ServerExchange, type ExchangeOwner } from "./http1-server-exchange.ts";
 import { Ticker, type Ticking } from "./http1-ticker.ts";
 import { Http1Writer } from "./http1-writer.ts";
 import type { http1Options } from "./options.ts";
@@ -45,7 +45,7 @@ export function serveHttp1(
   return new Http1Server(socket, facts, handler, context);
 }
 
-class Http1Server implements ServerConnection, MessageEvents<RequestHead>, Ticking {
+class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<RequestHead>, Ticking {
   readonly facts: ConnectionFacts;
   readonly writer: Http1Writer;
   readonly #socket: Socket;
@@ -97,6 +97,7 @@ class Http1Server implements ServerConnection, MessageEvents<RequestHead>, Ticki
     // `close` follows every error, and says what there is to say.
     socket.on("error", () => undefined);
     socket.on("close", () => this.#closed());
+    if (socket.isPaused()) socket.resume(); // Whoever read the first bytes may have stopped there.
     if (context.first !== undefined && context.first.length > 0) this.#read(context.first);
   }
 
@@ -251,7 +252,7 @@ class Http1Server implements ServerConnection, MessageEvents<RequestHead>, Ticki
     this.#discarding = false;
     if (exchange === undefined || !exchange.headWritten) {
       this.#lose({ kind: "invalid", because });
-      this.#refuse(code, because);
+      this.#answerRefusal(code, because);
     } else {
       this.#lose({ kind: "invalid", because });
       this.#socket.destroy();
@@ -263,7 +264,7 @@ class Http1Server implements ServerConnection, MessageEvents<RequestHead>, Ticki
     if (secret === undefined) return true;
     const given = fieldOf(head.fields, "proxy-authorization");
     if (given === undefined || !sameSecret(given, secret)) {
-      this.#refuse("PROXY_SECRET_WRONG", "the proxy's secret is missing or wrong", [
+      this.#answerRefusal("PROXY_SECRET_WRONG", "the proxy's secret is missing or wrong", [
         "proxy-authenticate",
         'Basic realm="hauberk"',
       ]);
@@ -275,7 +276,7 @@ class Http1Server implements ServerConnection, MessageEvents<RequestHead>, Ticki
     return true;
   }
 
-  #refuse(code: FailureCode, because: string, more: Fields = []): void {
+  #answerRefusal(code: FailureCode, because: string, more: Fields = []): void {
     this.writer.text(refusalText(connectionRefusal(code, because), more));
     this.#shut();
   }
@@ -366,7 +367,7 @@ class Http1Server implements ServerConnection, MessageEvents<RequestHead>, Ticki
     this.#deadlineMs = Infinity;
     if (this.#lingering) this.#socket.destroy();
     else if (this.#headTimed)
-      this.#refuse("REQUEST_TIMEOUT", `its head took more than ${this.#context.options.headersMs} ms`);
+      this.#answerRefusal("REQUEST_TIMEOUT", `its head took more than ${this.#context.options.headersMs} ms`);
     else this.#shut();
   }
 
@@ -377,7 +378,7 @@ class Http1Server implements ServerConnection, MessageEvents<RequestHead>, Ticki
     this.#bodyBytes = 0;
     if (!slow || this.#current === undefined) return;
     this.#lose({ kind: "cancelled", because: "the client sends its body too slowly" });
-    this.#refuse("REQUEST_TIMEOUT", "its body comes too slowly");
+    this.#answerRefusal("REQUEST_TIMEOUT", "its body comes too slowly");
   }
 
   #checkStall(nowMs: number): void {
@@ -387,137 +388,6 @@ class Http1Server implements ServerConnection, MessageEvents<RequestHead>, Ticki
       this.#stalledBytes = waiting === 0 ? -1 : written;
       this.#stallMs = nowMs + this.#context.options.writeStallMs;
     } else if (nowMs >= this.#stallMs) this.destroy("the client does not read its answer");
-  }
-}
-
-/** How the answer's body is written. */
-const bodies = { none: 0, counted: 1, chunked: 2, untilClose: 3 } as const;
-
-class Http1ServerExchange implements ServerExchange {
-  readonly head: RequestHead;
-  readonly bodyless: boolean;
-  readonly connection: ConnectionFacts;
-  events: BodyEvents | undefined;
-  requestEnded: boolean;
-  headWritten = false;
-  persistent: boolean;
-  /** `write` said false, and `drained` is owed. */
-  waiting = false;
-  readonly #old: boolean;
-  readonly #expects: boolean;
-  #server: Http1Server | undefined;
-  #body: number = bodies.none;
-  #left = 0;
-
-  constructor(server: Http1Server, head: RequestHead, bodyless: boolean, reader: RequestHeadReader) {
-    this.#server = server;
-    this.head = head;
-    this.bodyless = bodyless;
-    this.requestEnded = bodyless;
-    this.connection = server.facts;
-    this.persistent = reader.persistent && head.method !== "CONNECT";
-    this.#old = reader.old;
-    this.#expects = reader.expectsContinue && !bodyless;
-  }
-
-  listen(events: BodyEvents): void {
-    this.events = events;
-  }
-
-  inform(head: ResponseHead): void {
-    if (this.#server === undefined || this.headWritten || this.#old || head.status === 101) return;
-    const text = interimHeadText(head);
-    if (text === undefined) return;
-    this.#server.writer.text(text);
-    this.#server.sent(true);
-  }
-
-  respond(head: ResponseHead, end: boolean): void {
-    const server = this.#server;
-    if (server === undefined || this.headWritten) return;
-    const bodyless = this.head.method === "HEAD" || head.status === 204 || head.status === 304;
-    const bodyLength = end ? 0 : head.bodyLength;
-    // A client that waits for 100 may send its body after the answer or not: such a connection has no known state.
-    const unknown =
-      (this.#old && bodyLength < 0 && !bodyless) || (this.#expects && !this.requestEnded) || server.closing;
-    if (unknown) this.persistent = false;
-    const framing = { bodyless, bodyLength, old: this.#old, persistent: this.persistent };
-    const text = head.status < 200 ? undefined : responseHeadText(head, framing);
-    if (text === undefined) return this.fault("UPSTREAM_INVALID", "its status or a field cannot be written");
-    this.headWritten = true;
-    this.#body = bodyless
-      ? bodies.none
-      : bodyLength >= 0
-        ? bodies.counted
-        : this.#old
-          ? bodies.untilClose
-          : bodies.chunked;
-    this.#left = bodyLength;
-    server.answering();
-    server.writer.text(text);
-    server.sent(end);
-    if (end) server.finished(this);
-  }
-
-  write(chunk: Buffer): boolean {
-    const server = this.#server;
-    if (server === undefined || !this.headWritten || this.#body === bodies.none || chunk.length === 0) return true;
-    const writer = server.writer;
-    if (this.#body === bodies.counted) {
-      this.#left -= chunk.length;
-      if (this.#left < 0) {
-        this.#breakOff("the answer is longer than it said");
-        return true;
-      }
-      writer.chunk(chunk);
-    } else if (this.#body === bodies.chunked) {
-      writer.text(`${chunk.length.toString(16)}\r\n`);
-      writer.chunk(chunk);
-      writer.text("\r\n");
-    } else writer.chunk(chunk);
-    server.sent(false);
-    this.waiting = writer.full;
-    return !this.waiting;
-  }
-
-  end(trailers?: Fields): void {
-    const server = this.#server;
-    if (server === undefined || !this.headWritten) return;
-    if (this.#body === bodies.counted && this.#left > 0) return this.#breakOff("the answer is shorter than it said");
-    if (this.#body === bodies.chunked) server.writer.text(lastChunkText(trailers) ?? "0\r\n\r\n");
-    server.sent(true);
-    server.finished(this);
-  }
-
-  consume(bytes: number): void {
-    this.#server?.consumed(bytes);
-  }
-
-  abort(_loss: Loss): void {
-    this.#server?.gaveUp(this, this.#body === bodies.untilClose);
-  }
-
-  /** Answers instead of a handler that cannot; where the answer has begun, breaks it off. */
-  fault(code: FailureCode, because: string): void {
-    const server = this.#server;
-    if (server === undefined) return;
-    if (this.headWritten) return this.#breakOff(because);
-    this.events?.aborted({ kind: "cancelled", because });
-    this.headWritten = true;
-    this.persistent = false;
-    server.writer.text(refusalText(connectionRefusal(code, because)));
-    server.sent(true);
-    server.finished(this);
-  }
-
-  detach(): void {
-    this.#server = undefined;
-  }
-
-  #breakOff(because: string): void {
-    const server = this.#server;
-    server?.gaveUp(this, this.#body === bodies.untilClose);
-    this.events?.aborted({ kind: "invalid", because });
   }
 }
 
