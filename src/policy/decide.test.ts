@@ -80,6 +80,43 @@ test("of several that match the first by name is named, whatever the order they 
   expect(judge(other).by).toBe("default/a");
 });
 
+test("which policy is named for unknown, or for a missing token, is the first by name as well", () => {
+  const perhaps = from({ addresses: ["10.0.0.0/8"] });
+  const two = (rule: Rule): AuthorizationPolicy[] => [
+    policy("ALLOW", [{ ...rule, ...to({ paths: ["/*"] }) }], { name: "b" }),
+    policy("ALLOW", [{ ...rule, ...to({ paths: ["/orders/*"] }) }], { name: "a" }),
+  ];
+  const swapped = (rule: Rule): AuthorizationPolicy[] =>
+    two(rule).map((one) => ({ ...one, name: one.name === "a" ? "b" : "a" }));
+  expect(judge(two(perhaps), { sourceAddress: undefined })).toMatchObject({ verdict: "unknown", by: "default/a" });
+  expect(judge(swapped(perhaps), { sourceAddress: undefined })).toMatchObject({ verdict: "unknown", by: "default/a" });
+  expect(judge(swapped({ jwt: { provider: "default/corp" } }))).toMatchObject({ code: "JWT_MISSING", by: "default/a" });
+  expect(judge(two({ jwt: { provider: "default/corp" } }))).toMatchObject({ code: "JWT_MISSING", by: "default/a" });
+});
+
+test("one compiled set decides for every identity by itself", () => {
+  const compiled = compilePolicies([policy("ALLOW", [from({ services: ["web.default"] })])]);
+  const others = ["spiffe://other.mesh/ns/default/sa/web", "spiffe://mesh.local/ns/shop/sa/web"].map(id);
+  for (const round of [1, 2]) {
+    expect(decide(compiled, call()).verdict, `round ${round}`).toBe("allow");
+    for (const principal of [...others, undefined]) expect(decide(compiled, call({ principal })).verdict).toBe("deny");
+  }
+});
+
+test("a rule with several paths is met by each, also where one starts with another", () => {
+  const rule = to({ paths: ["/a/b/*", "/a*", "/c", "/c/d"] });
+  for (const path of ["/a", "/ab", "/a/b/c", "/c", "/c/d"]) expect(allows(rule, { path }), path).toBe(true);
+  for (const path of ["/", "/c/", "/c/de"]) expect(allows(rule, { path }), path).toBe(false);
+});
+
+test("a policy that names a method in lower case opens no way past another's DENY", () => {
+  const set = [
+    policy("ALLOW", [{}]),
+    policy("DENY", [to({ methods: ["POST"] }), to({ methods: ["get"], paths: ["/x"] })]),
+  ];
+  expect(verdict(set, { method: "get" })).toBe("deny");
+});
+
 test("a policy without rules, and a rule with an empty list, match nothing", () => {
   expect(verdict([policy("ALLOW", [])])).toBe("deny");
   expect(allows({ from: [] })).toBe(false);
@@ -337,8 +374,10 @@ test("a claim other than scope is one value, however many words it has", () => {
 });
 
 test("what every object inherits is no claim", () => {
-  for (const name of ["constructor", "toString", "__proto__"])
-    expect(allows({ jwt: { provider: "default/corp", claims: { [name]: ["*"] } } }, claims({})), name).toBe(false);
+  for (const name of ["constructor", "toString", "__proto__"]) {
+    const rule: Rule = { jwt: { provider: "default/corp", claims: { [name]: ["*"] } } };
+    expect([allows(rule, claims({})), denies(rule, claims({}))], name).toEqual([false, false]);
+  }
 });
 
 test("a condition that throws matches in a DENY and not in an ALLOW", () => {

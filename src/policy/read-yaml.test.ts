@@ -159,6 +159,7 @@ test.each([
     "a prefix has to hold spiffe://, its whole trust domain and a slash",
   ],
   ["{ from: [{ principals: ['spiffe://*/sa/web'] }] }", "only first or last"],
+  ["{ from: [{ services: [web], notServices: [web] }] }", "stands in services as well"],
   ["{ from: [{ namespaces: [A] }] }", "no RFC 1123 label"],
   ["{ from: [{ addresses: [10.0.0.1/8] }] }", "bits set behind its prefix"],
   ["{ from: [{ addresses: [10.0.0.0/33] }] }", "not a number from 0 to 32"],
