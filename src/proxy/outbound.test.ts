@@ -1,3 +1,4 @@
+import * as fc from "fast-check";
 import { expect, test } from "vitest";
 import {
   allow,
@@ -648,4 +649,41 @@ test("a dial that fails is CONNECT_FAILED when every try was used", async () => 
   }
   expect(codeOf(exchange)).toBe("CONNECT_FAILED");
   expect(new Set(bench.touched)).toEqual(new Set(["dial 10.0.0.1:15443", "dial 10.0.0.2:15443"]));
+});
+
+const oddText = fc.oneof(
+  fc.string({ unit: "binary", maxLength: 40 }),
+  fc.constantFrom("", "*", "/", "//", "orders", "a:b:c", "[::1]", "/%", "/..", "\0", "Bearer a.b.c", "%2f", "x.y.z.w"),
+);
+const oddName = fc.oneof(
+  oddText,
+  fc.constantFrom("Authorization", "traceparent", "x-hauberk-timeout-ms", "te", "Proxy-Authorization", "x-request-id"),
+);
+
+test("random requests of the workload never throw, and always end", () => {
+  fc.assert(
+    fc.property(
+      fc.record({
+        method: oddText,
+        authority: oddText,
+        path: oddText,
+        fields: fc.array(fc.tuple(oddName, oddText), { maxLength: 6 }),
+        body: fc.boolean(),
+        secret: fc.option(oddText, { nil: undefined }),
+      }),
+      ({ fields, secret, ...asked }) => {
+        const bench = outboundBench();
+        bench.publish(ordersFor([endpoint("a")]));
+        const exchange = bench.ask({ ...asked, fields: fields.flat() }, { secret });
+        if (asked.body) {
+          exchange.send("x");
+          exchange.finish(fields.flat());
+        }
+        if (exchange.over === "no") exchange.leave();
+        expect(bench.context.openRequests.value).toBe(0);
+        expect(bench.context.alarms.count).toBe(0);
+      },
+    ),
+    { numRuns: 500 },
+  );
 });

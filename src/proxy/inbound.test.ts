@@ -1,0 +1,459 @@
+import { generateKeyPairSync, sign } from "node:crypto";
+import * as fc from "fast-check";
+import { expect, test } from "vitest";
+import {
+  FakeConnection,
+  FakeServerExchange,
+  type Asked,
+  type FakeClientExchange,
+} from "../../test/support/exchanges.ts";
+import { ManualClock } from "../../test/support/manual-clock.ts";
+import { allow, endpoint, idOf, outboundBench } from "../../test/support/outbound.ts";
+import { SeededRandom } from "../../test/support/seeded-random.ts";
+import { defaultsOf, type OptionValues } from "../base/options.ts";
+import { Published } from "../base/published.ts";
+import type { AuthorizationPolicy, JwtProvider, Rule } from "../base/resource.ts";
+import { fieldOf } from "../http/message.ts";
+import { reduceFor } from "../policy/reduce.ts";
+import { resilienceOptions } from "../resilience/options.ts";
+import { RetryBudget } from "../resilience/retry.ts";
+import { silent } from "../telemetry/logger.ts";
+import { Metrics } from "../telemetry/metrics.ts";
+import { Alarms } from "./alarms.ts";
+import { Labels } from "./headers.ts";
+import { inboundHandler, type InboundContext } from "./inbound.ts";
+import { TokenVerifier } from "./jwt.ts";
+import { Meters } from "./meters.ts";
+import { proxyOptions } from "./options.ts";
+import { Routes } from "./routes.ts";
+import { buildSnapshot } from "./snapshot.ts";
+
+const web = { id: idOf("web"), leaf: {} as never };
+const rules: Rule[] = [{ from: [{ services: ["web.default"] }] }];
+
+function inboundBench(
+  use: {
+    policies?: readonly AuthorizationPolicy[];
+    providers?: readonly JwtProvider[];
+    options?: Partial<OptionValues<typeof proxyOptions>>;
+  } = {},
+) {
+  const clock = new ManualClock();
+  const options = { ...defaultsOf(proxyOptions), ...use.options };
+  const metrics = new Metrics();
+  const meters = new Meters(metrics);
+  const routee = new FakeConnection("http/1.1");
+  const other = new FakeConnection("http/1.1");
+  const verifier = new TokenVerifier({
+    clock,
+    log: silent,
+    options,
+    fetch: () => Promise.reject(new Error("no network")),
+  });
+  const snapshot = new Published(
+    buildSnapshot([
+      ["own", { policies: use.policies ?? [allow("orders", rules)] }],
+      ...(use.providers ?? []).map((one) => [`provider/${one.namespace}/${one.name}`, one] as const),
+    ]),
+  );
+  verifier.use(snapshot.read().providers);
+  const context: InboundContext = {
+    side: "inbound",
+    clock,
+    log: silent,
+    options,
+    alarms: new Alarms(clock),
+    meters,
+    labels: new Labels(new SeededRandom(1)),
+    access: undefined,
+    openRequests: meters.openRequests.with("inbound"),
+    keepCode: false,
+    resilience: defaultsOf(resilienceOptions),
+    snapshot,
+    verifier,
+    routes: new Routes({ namespace: "default", trustDomain: "mesh.local", egress: [] }),
+    service: "orders.default",
+    ownId: () => idOf("orders").text,
+    ports: [
+      { port: { name: "http", port: 8080, protocol: "http" }, sender: routee },
+      { port: { name: "more", port: 9090, protocol: "http" }, sender: other },
+    ],
+    budget: new RetryBudget(defaultsOf(resilienceOptions)),
+  };
+  const ask = (asked: Asked = {}): FakeServerExchange => {
+    const exchange = new FakeServerExchange({
+      protocol: "h2",
+      scheme: "https",
+      localPort: 15_443,
+      remoteAddress: "10.1.2.3",
+      peer: web,
+      ...asked,
+    });
+    inboundHandler(context)(exchange);
+    return exchange;
+  };
+  const settle = () => new Promise<void>((resolve) => setImmediate(resolve));
+  return { clock, context, metrics, routee, other, snapshot, ask, settle };
+}
+
+const codeOf = (exchange: FakeServerExchange): string | undefined =>
+  fieldOf(exchange.answer?.fields ?? [], "x-hauberk-code");
+
+test("an allowed call reaches the routee at once, normalized, with who called", () => {
+  const bench = inboundBench();
+  const exchange = bench.ask({ path: "//a/%7Eb?q", fields: ["x-request-id", "r", "accept", "*/*"] });
+  const { last } = bench.routee;
+  expect(last.head).toMatchObject({ method: "GET", scheme: "http", authority: "orders", path: "/a/~b?q" });
+  expect(last.head.fields.slice(0, 8)).toEqual([
+    "accept",
+    "*/*",
+    "via",
+    "2 hauberk",
+    "x-forwarded-client-cert",
+    `By=${idOf("orders").text};URI=${idOf("web").text}`,
+    "x-request-id",
+    "r",
+  ]);
+  expect(fieldOf(last.head.fields, "traceparent")).toMatch(/^00-/);
+  last.respond(200, ["x-hauberk-code", "DENIED", "X-Forwarded-Client-Cert", "y", "a", "b"], false);
+  last.data("x");
+  last.finish();
+  expect([exchange.answer?.fields, exchange.text(), exchange.over]).toEqual([["a", "b"], "x", "ended"]);
+});
+
+test("what a peer forges of ours is gone, but for a deadline and an id", () => {
+  const bench = inboundBench();
+  bench.ask({
+    fields: [
+      "x-hauberk-peer",
+      "root",
+      "x-hauberk-timeout-ms",
+      "70",
+      "x-forwarded-client-cert",
+      "URI=root",
+      "x_hauberk_peer",
+      "root",
+      "proxy-authorization",
+      "x",
+    ],
+  });
+  const { fields } = bench.routee.last.head;
+  expect(fields.join("|")).not.toMatch(/root|proxy|x-hauberk/);
+  bench.clock.advance(90);
+  expect(bench.routee.last.aborted?.kind).toBe("cancelled");
+});
+
+test.each([
+  ["nobody proven", { peer: undefined as never }, "PEER_UNTRUSTED"],
+  ["CONNECT", { method: "CONNECT", path: "" }, "METHOD_UNSUPPORTED"],
+  ["a path above the root", { path: "/../x" }, "REQUEST_INVALID"],
+  ["another service's name", { authority: "ledger" }, "NOT_IN_MESH"],
+  ["another namespace", { authority: "orders.shop" }, "NOT_IN_MESH"],
+  ["an address", { authority: "127.0.0.1:8080" }, "NOT_IN_MESH"],
+  ["the metadata service", { authority: "169.254.169.254" }, "NOT_IN_MESH"],
+  ["a port of this machine that was not declared", { authority: "orders:22" }, "NOT_IN_MESH"],
+  ["no authority", { authority: "" }, "REQUEST_INVALID"],
+  ["a deadline that is over", { fields: ["x-hauberk-timeout-ms", "0"] }, "DEADLINE_EXCEEDED"],
+  ["an identity that no rule names", { peer: { id: idOf("evil"), leaf: {} as never } }, "SERVICE_UNKNOWN"],
+])("%s is refused, and the routee hears nothing", (_, asked, code) => {
+  const bench = inboundBench();
+  const exchange = bench.ask(asked);
+  expect(codeOf(exchange)).toBe(code);
+  expect([bench.routee.requests.length, bench.other.requests.length]).toEqual([0, 0]);
+});
+
+test("a call that could be allowed and is not is DENIED; nothing is allowed by default", () => {
+  const bench = inboundBench({ policies: [allow("orders", [{ ...rules[0], to: [{ methods: ["PUT"] }] }])] });
+  expect(codeOf(bench.ask())).toBe("DENIED");
+  expect(codeOf(inboundBench({ policies: [] }).ask())).toBe("SERVICE_UNKNOWN");
+});
+
+test("the port is one that was declared: by number, by default, and by the port that was connected to", () => {
+  const bench = inboundBench({ policies: [allow("orders", [{ ...rules[0], to: [{ ports: [9090] }] }])] });
+  expect(codeOf(bench.ask())).toBe("DENIED");
+  bench.ask({ authority: "orders.default.mesh:9090" });
+  expect(bench.other.last.head.authority).toBe("orders.default.mesh:9090");
+  const open = inboundBench();
+  open.ask({ authority: "orders.default.mesh:15443" });
+  expect(open.routee.last.head.authority).toBe("orders.default.mesh");
+});
+
+test("the source address is seen here, and what is unknown elsewhere is decided", () => {
+  const only = (address: string) => [
+    allow("orders", [{ from: [{ services: ["web.default"], addresses: [address] }] }]),
+  ];
+  expect(codeOf(inboundBench({ policies: only("10.1.0.0/16") }).ask())).toBeUndefined();
+  expect(codeOf(inboundBench({ policies: only("10.2.0.0/16") }).ask())).toBe("DENIED");
+  expect(codeOf(inboundBench({ policies: only("10.1.0.0/16") }).ask({ remoteAddress: "" }))).toBe("DENIED");
+});
+
+const ec = generateKeyPairSync("ec", { namedCurve: "P-256" });
+const corp = (forward: boolean): JwtProvider => ({
+  kind: "JwtProvider",
+  name: "corp",
+  namespace: "default",
+  issuer: "https://corp.example",
+  audiences: ["m"],
+  algorithms: ["ES256"],
+  forward,
+  keys: { is: "inline", jwks: { keys: [{ ...ec.publicKey.export({ format: "jwk" }), kid: "a" }] } },
+});
+function token(claims: object = {}): string {
+  const part = (value: object): string => Buffer.from(JSON.stringify(value)).toString("base64url");
+  const text = `${part({ alg: "ES256", kid: "a" })}.${part({ iss: "https://corp.example", aud: "m", exp: 9e9, ...claims })}`;
+  return `${text}.${sign("sha256", Buffer.from(text), { key: ec.privateKey, dsaEncoding: "ieee-p1363" }).toString("base64url")}`;
+}
+const wantsToken = [allow("orders", [{ ...rules[0], jwt: { provider: "corp", claims: { scope: ["read"] } } }])];
+
+/** A verification takes some turns. */
+async function until(bench: ReturnType<typeof inboundBench>, done: () => boolean): Promise<void> {
+  while (!done()) await bench.settle();
+}
+
+test("a token is verified once, then known; it goes on to the routee only where its provider says so", async () => {
+  for (const forward of [true, false]) {
+    const bench = inboundBench({ policies: wantsToken, providers: [corp(forward)] });
+    const fields = ["authorization", `Bearer ${token({ scope: "read write" })}`];
+    bench.ask({ fields });
+    expect(bench.routee.requests).toHaveLength(0);
+    await until(bench, () => bench.routee.requests.length > 0);
+    bench.ask({ fields });
+    expect(bench.routee.requests).toHaveLength(2);
+    for (const { head } of bench.routee.requests)
+      expect(fieldOf(head.fields, "authorization") !== undefined).toBe(forward);
+  }
+});
+
+test("no token, a wrong one, one without the claim, and keys that cannot be had: each has its code", async () => {
+  const bench = inboundBench({ policies: wantsToken, providers: [corp(true)] });
+  const ask = async (fields: string[], at = bench) => {
+    const exchange = at.ask({ fields });
+    await until(at, () => exchange.answer !== undefined);
+    return [codeOf(exchange), exchange.answer?.status];
+  };
+  expect(await ask([])).toEqual(["JWT_MISSING", 401]);
+  expect(await ask(["authorization", `Bearer ${token()}x`])).toEqual(["JWT_INVALID", 401]);
+  expect(await ask(["authorization", `Bearer ${token({ exp: 1 })}`])).toEqual(["JWT_INVALID", 401]);
+  expect(await ask(["authorization", `Bearer ${token({ scope: "write" })}`])).toEqual(["DENIED", 403]);
+  expect(await ask(["authorization", `Bearer ${token({ scope: "read" })}`, "authorization", "Bearer x"])).toEqual([
+    "JWT_INVALID",
+    401,
+  ]);
+  const remote = inboundBench({
+    policies: wantsToken,
+    providers: [{ ...corp(true), keys: { is: "uri", uri: "https://x.example/" } }],
+  });
+  expect(await ask(["authorization", `Bearer ${token({ scope: "read" })}`], remote)).toEqual([
+    "JWT_KEYS_UNAVAILABLE",
+    503,
+  ]);
+  expect(bench.routee.requests).toHaveLength(0);
+});
+
+test("a token causes no work for an identity that no rule could let in", () => {
+  const bench = inboundBench({ policies: wantsToken, providers: [corp(true)] });
+  const exchange = bench.ask({
+    peer: { id: idOf("evil"), leaf: {} as never },
+    fields: ["authorization", `Bearer ${token()}`],
+  });
+  expect(codeOf(exchange)).toBe("SERVICE_UNKNOWN");
+});
+
+test("a peer that leaves while its token is verified reaches nobody", async () => {
+  const bench = inboundBench({ policies: wantsToken, providers: [corp(true)] });
+  bench.ask({ fields: ["authorization", `Bearer ${token({ scope: "read" })}`] }).leave();
+  for (let i = 0; i < 50; i++) await bench.settle();
+  expect(bench.routee.requests).toHaveLength(0);
+  expect(bench.context.openRequests.value).toBe(0);
+});
+
+test("more requests than the routee may get are refused, after the decision", () => {
+  const bench = inboundBench({ options: { inboundRequestsMax: 2 } });
+  const codes = [
+    bench.ask(),
+    bench.ask(),
+    bench.ask(),
+    bench.ask({ peer: { id: idOf("evil"), leaf: {} as never } }),
+  ].map(codeOf);
+  expect(codes).toEqual([undefined, undefined, "LIMIT_REQUESTS", "SERVICE_UNKNOWN"]);
+  bench.routee.requests[0]?.respond(200);
+  expect(codeOf(bench.ask())).toBeUndefined();
+});
+
+test("a kept connection that the routee closed under a GET is replaced once; a POST is lost; a dead routee is CONNECT_FAILED", async () => {
+  const bench = inboundBench();
+  const lose = async (method: string, kind: "lost" | "unprocessed", times: number): Promise<FakeServerExchange> => {
+    const exchange = bench.ask({ method });
+    for (let i = 0; i < times; i++) {
+      [...bench.routee.under].at(-1)?.lose(kind);
+      await bench.settle();
+    }
+    return exchange;
+  };
+  const again = await lose("GET", "lost", 1);
+  bench.routee.last.respond(204);
+  expect(again.answer?.status).toBe(204);
+  expect(codeOf(await lose("POST", "lost", 1))).toBe("UPSTREAM_LOST");
+  expect(codeOf(await lose("POST", "unprocessed", 2))).toBe("CONNECT_FAILED");
+  expect(codeOf(await lose("GET", "lost", 2))).toBe("UPSTREAM_LOST");
+});
+
+test("gRPC hears of a refusal in its own way", () => {
+  const bench = inboundBench({ policies: [allow("orders", [{ ...rules[0], to: [{ methods: ["PUT"] }] }])] });
+  const exchange = bench.ask({ method: "POST", fields: ["content-type", "application/grpc"], body: true });
+  expect([exchange.answer?.status, fieldOf(exchange.answer?.fields ?? [], "grpc-status"), exchange.over]).toEqual([
+    200,
+    "7",
+    "ended",
+  ]);
+});
+
+// Nothing that arrives ends anything but itself.
+
+const oddText = fc.oneof(
+  fc.string({ unit: "binary", maxLength: 40 }),
+  fc.constantFrom("", "*", "/", "//", "orders", "a:b:c", "[::1]", "/%", "/..", "\0", "Bearer a.b.c", "%2f"),
+);
+
+test("random requests from a peer never throw, and always end", () => {
+  fc.assert(
+    fc.property(
+      fc.record({
+        method: oddText,
+        authority: oddText,
+        path: oddText,
+        fields: fc.array(
+          fc.tuple(
+            fc.oneof(oddText, fc.constantFrom("Authorization", "traceparent", "x-hauberk-timeout-ms", "te")),
+            oddText,
+          ),
+          { maxLength: 6 },
+        ),
+        body: fc.boolean(),
+        remoteAddress: oddText,
+      }),
+      ({ fields, ...asked }) => {
+        const bench = inboundBench({
+          policies: wantsToken.concat(allow("orders", rules, "open")),
+          providers: [corp(false)],
+        });
+        const exchange = bench.ask({ ...asked, fields: fields.flat() });
+        if (asked.body) {
+          exchange.send("x");
+          exchange.finish(fields.flat());
+        }
+        const [sent] = bench.routee.requests as (FakeClientExchange | undefined)[];
+        sent?.respond(200, fields.flat(), false);
+        sent?.finish(fields.flat());
+        if (exchange.over === "no") exchange.leave();
+        expect(bench.context.openRequests.value).toBe(0);
+      },
+    ),
+    { numRuns: 500 },
+  );
+});
+
+// DESIGN, section 6: the caller never refuses what the callee would have allowed.
+
+const writtenRule: fc.Arbitrary<Rule> = fc.record(
+  {
+    from: fc.array(
+      fc.record(
+        {
+          services: fc.constantFrom(["web.default"], ["x.default"]),
+          addresses: fc.constantFrom(["10.0.0.0/8"], ["192.168.0.0/16"]),
+          notServices: fc.constantFrom(["x.default"], ["web.default"]),
+        },
+        { requiredKeys: [] },
+      ),
+      { minLength: 1, maxLength: 2 },
+    ),
+    to: fc.array(
+      fc.record(
+        {
+          methods: fc.constantFrom(["GET"], ["POST", "PUT"]),
+          paths: fc.constantFrom(["/a/*"], ["/b"]),
+          notPaths: fc.constantFrom(["/a/x"]),
+          hosts: fc.constantFrom(["orders"], ["*.mesh"]),
+          ports: fc.constantFrom([8080], [9090]),
+          headers: fc.constantFrom({ "x-role": ["admin"] }, { via: ["*"] }),
+        },
+        { requiredKeys: [] },
+      ),
+      { minLength: 1, maxLength: 2 },
+    ),
+    jwt: fc.constantFrom({ provider: "corp" }, { provider: "gone" }),
+  },
+  { requiredKeys: [] },
+);
+
+/** Half of the rules allow much, so that many calls get through. */
+const someRule = fc.oneof(
+  writtenRule,
+  fc.constantFrom<Rule>({ from: [{ services: ["web.default"] }] }, { to: [{ methods: ["GET"] }] }),
+);
+
+test("random policies and calls: what the callee allows the caller has not refused", async () => {
+  let allowed = 0;
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(
+        fc.tuple(
+          fc.constantFrom<"ALLOW" | "DENY">("ALLOW", "ALLOW", "DENY"),
+          fc.array(someRule, { minLength: 1, maxLength: 3 }),
+        ),
+        { maxLength: 4 },
+      ),
+      fc.record({
+        method: fc.constantFrom("GET", "POST"),
+        authority: fc.constantFrom("orders", "orders:9090", "Orders.Default.Mesh."),
+        path: fc.constantFrom("/a/x", "/a//y", "/b", "/%61/z"),
+        role: fc.boolean(),
+        signed: fc.constantFrom("none", "good", "bad"),
+      }),
+      async (written, { role, signed, ...asked }) => {
+        const policies = written.map(([action, of], i): AuthorizationPolicy => ({
+          ...allow("orders", of, `p${i}`),
+          action,
+        }));
+        const fields = role ? ["X-Role", "admin"] : [];
+        if (signed !== "none") fields.push("Authorization", `Bearer ${token()}${signed === "bad" ? "x" : ""}`);
+        const ports = [8080, 9090].map((port) => ({ name: `p${port}`, port, protocol: "http" as const }));
+        const caller = outboundBench();
+        caller.publish([
+          [
+            "service/orders.default",
+            {
+              id: idOf("orders").text,
+              policies: reduceFor(policies, idOf("web")),
+              endpoints: [endpoint("a", { ports })],
+            },
+          ],
+          ["provider/default/corp", corp(true)],
+        ]);
+        const sentBy = caller.ask({ ...asked, fields });
+        while (sentBy.answer === undefined && caller.opened[0]?.connection.requests.length !== 1) await caller.settle();
+        const hop = caller.opened[0]?.connection.requests[0]?.head;
+        const callee = inboundBench({ policies, providers: [corp(true)] });
+        // A caller that refused sent nothing: the callee is asked as if it had.
+        const direct = callee.ask({
+          ...asked,
+          fields: hop?.fields ?? [
+            ...fields.map((text, i) => (i % 2 === 0 ? text.toLowerCase() : text)),
+            "via",
+            "1.1 hauberk",
+          ],
+          path: hop?.path ?? asked.path,
+        });
+        const reached = (): number => callee.routee.requests.length + callee.other.requests.length;
+        while (direct.answer === undefined && reached() === 0) await callee.settle();
+        if (reached() === 1) {
+          allowed++;
+          expect(codeOf(sentBy)).toBeUndefined();
+        }
+      },
+    ),
+    { numRuns: 400 },
+  );
+  expect(allowed).toBeGreaterThan(30);
+}, 30_000);
