@@ -1,4 +1,5 @@
 import type { Resource } from "../base/resource.ts";
+import type { IssuedAnswer } from "./enrollment.ts";
 import type { RouteePort, Version } from "./watch.ts";
 
 /** What the admin API of the mesh listener carries as JSON. Every refusal is a `RefusalAnswer`. */
@@ -119,6 +120,8 @@ export interface CertificateRow {
   readonly holder: "workload" | "administrator" | "control";
   /** The instance, `admin/NAME`, or `control`. */
   readonly owner: string;
+  /** For workloads. */
+  readonly instance: string | null;
   readonly parent: string | null;
   readonly issuedAtMs: number;
   readonly notAfterMs: number;
@@ -151,6 +154,9 @@ export interface AdminRow {
   readonly by: string;
   readonly revokedAtMs: number | null;
 }
+
+/** What of that answer an administrator's files are made of. */
+export type AdminRenewed = Pick<IssuedAnswer, "chain" | "roots" | "issuedAtMs" | "notAfterMs">;
 
 /** `GET /v1/audit?after=&limit=`: oldest first. */
 export interface AuditAnswer {

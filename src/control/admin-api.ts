@@ -358,7 +358,8 @@ function certificateRow(row: LeafRow) {
   const { serial, holder, owner, parent, issuedAtMs, notAfterMs, seenAtMs, status } = row;
   const certificate = readCertificate(Buffer.from(row.der));
   const id = isRefusal(certificate) ? "" : (certificate.uris[0] ?? "");
-  return { serial, id, holder, owner, parent, issuedAtMs, notAfterMs, seenAtMs, status };
+  const instance = holder === "workload" ? owner : null;
+  return { serial, id, holder, owner, instance, parent, issuedAtMs, notAfterMs, seenAtMs, status };
 }
 
 function notAnAdministrator(): Refusal {

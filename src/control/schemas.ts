@@ -105,6 +105,7 @@ export const certificates = z.object({
       id: z.string(),
       holder: z.string(),
       owner: z.string(),
+      instance: z.string().nullable(),
       parent: z.string().nullable(),
       issuedAtMs: moment,
       notAfterMs: moment,

@@ -125,6 +125,46 @@ test("no connection outlives the peer's certificate", async () => {
   await seen.closed;
 });
 
+test("a connection that is kept open does not outlive its certificate either", async () => {
+  const { plane, clock } = await start({ authority: { leafLifetimeMs: 300_000 } });
+  const web = await enrolled(plane, "web");
+  const socket = connect({
+    host: "127.0.0.1",
+    port: plane.control.addresses.mesh.port,
+    checkServerIdentity: () => undefined,
+    ...web.tls,
+  });
+  socket.on("error", () => undefined);
+  const answered = new Promise((resolve) => socket.once("data", resolve));
+  socket.write("GET /v1/health HTTP/1.1\r\nhost: x\r\n\r\n");
+  await answered;
+  const closed = new Promise((resolve) => socket.once("close", resolve));
+  clock.advance(299_000);
+  await settled();
+  expect(socket.destroyed).toBe(false);
+  clock.advance(2_000);
+  await closed;
+});
+
+test("a deregistration right before the end counts, however much was said before it", async () => {
+  const { plane } = await start();
+  const admin = await administrator(plane);
+  const seen = await TestWatch.open(plane, await enrolled(plane, "orders"));
+  seen.hello({ registration: registration() });
+  await seen.next("full");
+  for (let index = 0; index < 20; index++)
+    seen.send({ type: "register", registration: registration({ healthy: index % 2 === 0 }) });
+  seen.send({ type: "register", registration: null });
+  seen.request.end(() => seen.request.destroy());
+  await seen.closed;
+  for (;;) {
+    const { json } = await ask({ port: plane.control.addresses.mesh.port, tls: admin.tls, path: "/v1/services" });
+    if (json.sidecars.length > 0) continue;
+    expect(json.services).toEqual([]);
+    break;
+  }
+});
+
 test("an expired workload is refused", async () => {
   const { plane, clock } = await start({ authority: { leafLifetimeMs: 300_000 } });
   const web = await enrolled(plane, "web");

@@ -57,9 +57,18 @@ export function serveWatch(
     stream.destroy();
   };
 
-  const closed = (deliberate: boolean): void => {
+  let over = false;
+  let endedInOrder = false;
+  /** What was said last, a deregistration for one, still counts when the connection is gone. */
+  const closed = (): void => {
+    if (over) return;
+    over = true;
     cancelHello();
-    hub.closed(stream, { deliberate });
+    void (working ?? Promise.resolve()).then(() => {
+      const deliberate = endedInOrder || response.writableEnded;
+      if (!stream.ended) stream.end();
+      hub.closed(stream, { deliberate });
+    });
   };
 
   request.on("data", (chunk: Buffer) => {
@@ -74,16 +83,14 @@ export function serveWatch(
       .catch(fail)
       .finally(() => (working = undefined));
   });
-  // Where the sidecar ends its half in order, the other half ends too; its last lines are heard first.
+  // Where the sidecar ends its half in order, the other half ends too.
   request.on("end", () => {
-    void (working ?? Promise.resolve()).then(() => {
-      if (!stream.ended) stream.end();
-      closed(true);
-    });
+    endedInOrder = true;
+    closed();
   });
-  request.on("error", () => closed(false));
-  response.on("error", () => closed(false));
-  response.on("close", () => closed(response.writableEnded));
+  request.on("error", closed);
+  response.on("error", closed);
+  response.on("close", closed);
   response.on("drain", () => hub.drained(stream));
 
   request.socket.setNoDelay(true);
