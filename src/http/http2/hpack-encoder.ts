@@ -69,7 +69,8 @@ function ruleOf(name: string): number {
 
 /**
  * Encodes header blocks of one direction of one connection (RFC 7541). What comes a second time is put into the dynamic
- * table, so that values which never repeat push nothing out; from then on it costs one look-up and one byte.
+ * table, so that values which never repeat push nothing out; from then on it costs one look-up and one byte. A name
+ * that the static table lacks is put there once.
  * Texts are not Huffman coded: on the links of a mesh bytes are cheaper than the loop.
  *
  * `begin`, then `field` for each field, then read `at`. Fields of one HTTP/1 connection are left out, names are written
@@ -155,7 +156,7 @@ export class HpackEncoder {
       place = entry.lastPlace;
     } else if (entry.skips > 0) {
       entry.skips--;
-      this.#literal(entry, value, 0x00);
+      this.#once(entry, value);
       return;
     } else {
       place = entry.places.get(value);
@@ -185,7 +186,14 @@ export class HpackEncoder {
       this.#forgetEntry(entry);
     }
     if (value.length <= this.#sizeMax >> 2) entry.places.set(value, SEEN);
-    this.#literal(entry, value, 0x00);
+    this.#once(entry, value);
+  }
+
+  /** A value that has not come again yet is not indexed, unless its name needs an entry that lends it from then on. */
+  #once(entry: NameEntry, value: string): void {
+    const named = entry.staticIndex > 0 || entry.namePlace > this.#inserted - this.#count;
+    if (named) this.#literal(entry, value, 0x00);
+    else this.#insert(entry, value);
   }
 
   #forgetEntry(entry: NameEntry): void {

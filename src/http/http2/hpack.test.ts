@@ -115,11 +115,26 @@ test("the request examples of RFC 7541, C.4 decode", () => {
   expect(second && flat(second)).toEqual([...common, "cache-control", "no-cache"]);
 });
 
-test("a repeated field costs one byte from its third time on", () => {
+test("a repeated field costs one byte from its third time on, from its second where the name is new", () => {
+  const sizes = (fields: string[]): number[] => {
+    const encoder = new HpackEncoder();
+    return [1, 2, 3].map(() => encode(encoder, fields).length);
+  };
+  expect(sizes(["x-name", "always the same"])).toEqual([1 + 7 + 16, 1, 1]);
+  expect(sizes(["accept", "always the same"])).toEqual([2 + 16, 1 + 16, 1]);
+});
+
+test("values that never repeat push nothing out of the table, and their name is written once", () => {
   const encoder = new HpackEncoder();
-  const fields = ["x-long-name", "a long value that is always the same"];
-  const sizes = [1, 2, 3].map(() => encode(encoder, fields).length);
-  expect(sizes).toEqual([sizes[1], expect.any(Number), 1]);
+  encode(encoder, ["x-steady", "kept"]);
+  const id = (n: number): string => String(n).padStart(32, "0");
+  for (let n = 0; n < 5_000; n++) {
+    const block = encode(
+      encoder,
+      n === 0 ? ["x-request-id", id(n)] : ["x-steady", "kept", "x-request-id", id(n), "date", id(n)],
+    );
+    if (n > 0) expect(block.length).toBe(1 + (2 + 1 + 32) + (2 + 1 + 32));
+  }
 });
 
 test("secrets are written as never indexed, and again in full each time", () => {
