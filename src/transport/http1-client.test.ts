@@ -346,6 +346,17 @@ test("connections are bounded, then requests wait in order, then they fail at on
   }
 });
 
+test("an answer that nobody asked for is not taken as the answer to the request that waits for the connection", async () => {
+  let asked = 0;
+  const { port } = await upstream((socket) => {
+    if (asked++ === 0) socket.write(ok + ok.replace(/ok$/, "no"));
+    else socket.write(ok);
+  });
+  const { pool } = pooled({ host: "127.0.0.1", port }, { routeeConnectionsMax: 1 });
+  const heard = await Promise.all([ask(pool), ask(pool)]);
+  expect(heard.map((one) => one.text)).toEqual(["ok", "ok"]);
+});
+
 test("a dead routee fails every waiting request as unprocessed", async () => {
   const { port, sockets } = await upstream(() => undefined);
   closers.splice(0).forEach((close) => close());

@@ -182,7 +182,7 @@ test("a refused request behind a good one leaves the good one's answer whole", a
 });
 
 test("a head that is not complete within ten seconds is answered with 408, and an idle connection ends without a word", async () => {
-  const { port, clock, connections } = await serve(echo);
+  const { port, clock, connections, sockets } = await serve(echo);
   const slow = new Raw(port).send("GET / HTTP/1.1\r\nHo");
   const idle = new Raw(port);
   await until(() => connections.length >= 2);
@@ -190,6 +190,8 @@ test("a head that is not complete within ten seconds is answered with 408, and a
   await turn();
   clock.advance(9_900);
   slow.send("st"); // Bytes that drip in do not move the deadline.
+  await until(() => sockets.some((socket) => socket.bytesRead === 20));
+  await turn();
   clock.advance(1_200);
   await slow.closed;
   expect(slow.text).toContain("x-hauberk-code: REQUEST_TIMEOUT");
@@ -485,4 +487,29 @@ test("node:http as the client sees bodies, trailers and keep-alive", async () =>
     expect(incoming.trailers).toEqual({ "x-sum": "1" });
   }
   expect(connections).toHaveLength(1);
+});
+
+test("a head that came in pieces leaves no deadline behind: the idle connection ends without a word", async () => {
+  const { port, clock, sockets } = await serve(echo);
+  const raw = new Raw(port).send(get.slice(0, 10));
+  await until(() => sockets[0]?.bytesRead === 10);
+  raw.send(get.slice(10));
+  await raw.until("/a");
+  const before = raw.text;
+  clock.advance(11_000);
+  expect(sockets[0]?.destroyed).toBe(false);
+  clock.advance(110_000);
+  await raw.closed;
+  expect(raw.text).toBe(before);
+});
+
+test("an HTTP/1.0 client is reset when its answer breaks off, since only a clean end would tell it that all came", async () => {
+  const { port } = await serve((exchange) => {
+    exchange.respond({ status: 200, fields: [], bodyLength: -1 }, false);
+    exchange.write(Buffer.from("part"));
+    setImmediate(() => exchange.abort({ kind: "lost", because: "test" }));
+  });
+  const raw = new Raw(port).send("GET / HTTP/1.0\r\n\r\n");
+  const [error] = (await once(raw.socket, "error")) as [NodeJS.ErrnoException];
+  expect(error.code).toBe("ECONNRESET");
 });
