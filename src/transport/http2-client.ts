@@ -8,7 +8,7 @@ import type { RequestHead } from "../http/message.ts";
 import type { ClientConnection, ClientExchange, Loss, ResponseEvents } from "./exchange.ts";
 import { ENDED, RESET_BY_US } from "./http2-closed-streams.ts";
 import { Http2Connection } from "./http2-connection.ts";
-import type { Http2Context } from "./http2-connection.ts";
+import type { Http2Context } from "./http2-context.ts";
 import { Http2Stream } from "./http2-stream.ts";
 
 /** More interim answers than this to one request are no progress any more. */

@@ -3,11 +3,8 @@
  * keep-alive, the limits on what a peer may cost, and the end. The roles are in http2-server.ts and http2-client.ts.
  */
 import type { Duplex } from "node:stream";
-import type { Clock } from "../base/clock.ts";
 import { repeat } from "../base/clock.ts";
 import { messageOf } from "../base/errors.ts";
-import type { OptionValues } from "../base/options.ts";
-import type { Random } from "../base/random.ts";
 import { FieldList } from "../http/http2/field-list.ts";
 import { FrameReader } from "../http/http2/frame-reader.ts";
 import type { FrameListener } from "../http/http2/frame-reader.ts";
@@ -19,21 +16,11 @@ import type { Fields } from "../http/message.ts";
 import type { Loss } from "./exchange.ts";
 import { Allowance } from "./http2-allowance.ts";
 import { ClosedStreams, ENDED, FORGOTTEN, RESET_BY_PEER, RESET_BY_US, SKIPPED } from "./http2-closed-streams.ts";
-import type { http2Options } from "./http2-options.ts";
+import type { Http2Context } from "./http2-context.ts";
 import { Http2Output } from "./http2-output.ts";
 import { Http2Receiving } from "./http2-receiving.ts";
 import { Http2Sending } from "./http2-sending.ts";
-import type { Http2Stream } from "./http2-stream.ts";
-
-export interface Http2Context {
-  readonly clock: Clock;
-  readonly options: OptionValues<typeof http2Options>;
-  /** The connection is over; called once, after every exchange has heard of it. */
-  onClosed(because: string): void;
-  /** The peer takes no new request. */
-  onGoaway?(): void;
-  readonly random?: Random;
-}
+import type { Http2Core, Http2Stream } from "./http2-stream.ts";
 
 /** SETTINGS_HEADER_TABLE_SIZE before anybody set it. */
 const TABLE_DEFAULT = 4_096;
@@ -53,7 +40,7 @@ settingsAck[4] = frames.ACK;
 
 const keepAlivePing = Buffer.from("hauberk?", "latin1");
 
-export abstract class Http2Connection implements FrameListener {
+export abstract class Http2Connection implements FrameListener, Http2Core {
   readonly streams = new Map<number, Http2Stream>();
   protected readonly socket: Duplex;
   readonly context: Http2Context;

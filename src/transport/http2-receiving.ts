@@ -1,11 +1,10 @@
 import * as frames from "../http/http2/frames.ts";
 import { FORGOTTEN, RESET_BY_US } from "./http2-closed-streams.ts";
-import type { Http2Connection } from "./http2-connection.ts";
-import type { Http2Stream } from "./http2-stream.ts";
+import type { Http2Core, Http2Stream } from "./http2-stream.ts";
 
 /** Bodies that arrive on a connection: their windows, their lengths, and who gets them (RFC 9113, 6.1 and 6.9). */
 export class Http2Receiving {
-  readonly #h2: Http2Connection;
+  readonly #h2: Http2Core;
   /** What the peer may still send, and what was consumed and not yet given back to it. */
   #window = frames.WINDOW_DEFAULT;
   #credit = 0;
@@ -14,7 +13,7 @@ export class Http2Receiving {
   #endsStream = false;
   #seen = false;
 
-  constructor(h2: Http2Connection) {
+  constructor(h2: Http2Core) {
     this.#h2 = h2;
   }
 

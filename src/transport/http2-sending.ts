@@ -1,22 +1,21 @@
 import * as frames from "../http/http2/frames.ts";
 import type { Fields } from "../http/message.ts";
-import type { Http2Connection } from "./http2-connection.ts";
 import { noChunks } from "./http2-stream.ts";
-import type { Http2Stream } from "./http2-stream.ts";
+import type { Http2Core, Http2Stream } from "./http2-stream.ts";
 
 /** Sent data lets a peer send so many cheap frames more: it answers data with window updates and PINGs. */
 const EARNED_BY_DATA = 4;
 
 /** Bodies that leave on a connection: they wait for two windows and the socket, and take turns (RFC 9113, 6.9). */
 export class Http2Sending {
-  readonly #h2: Http2Connection;
+  readonly #h2: Http2Core;
   #window = frames.WINDOW_DEFAULT;
   /** Streams with something queued and a window of their own. */
   readonly #ready = new Set<Http2Stream>();
   /** Streams that were told to wait for the socket alone. */
   #waiting: Http2Stream[] = [];
 
-  constructor(h2: Http2Connection) {
+  constructor(h2: Http2Core) {
     this.#h2 = h2;
   }
 

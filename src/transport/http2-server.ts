@@ -10,7 +10,7 @@ import type { ConnectionFacts, Handler, Loss, ServerConnection, ServerExchange }
 import type { BodyEvents } from "./exchange.ts";
 import { RESET_BY_US } from "./http2-closed-streams.ts";
 import { Http2Connection } from "./http2-connection.ts";
-import type { Http2Context } from "./http2-connection.ts";
+import type { Http2Context } from "./http2-context.ts";
 import { Http2Stream } from "./http2-stream.ts";
 
 /** Between the two GOAWAY frames of a drain: one round trip, or this. */

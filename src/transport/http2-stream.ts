@@ -1,9 +1,36 @@
 import type { Fields } from "../http/message.ts";
 import type { BodyEvents, Loss } from "./exchange.ts";
-import type { Http2Connection } from "./http2-connection.ts";
+import type { Allowance } from "./http2-allowance.ts";
+import type { ClosedStreams } from "./http2-closed-streams.ts";
+import type { Http2Context } from "./http2-context.ts";
+import type { Http2Output } from "./http2-output.ts";
 
 /** Until somebody listens, and after the end. */
 export const nobody: BodyEvents = { data() {}, end() {}, aborted() {}, drained() {} };
+
+/** What a connection is to its streams and to the two directions of its bodies. */
+export interface Http2Core {
+  readonly context: Http2Context;
+  readonly output: Http2Output;
+  readonly streams: ReadonlyMap<number, Http2Stream>;
+  readonly closedStreams: ClosedStreams;
+  readonly noise: Allowance;
+  readonly over: boolean;
+  readonly sending: {
+    send(stream: Http2Stream, chunk: Buffer): boolean;
+    finish(stream: Http2Stream, trailers: Fields | undefined): void;
+  };
+  readonly receiving: { consumed(stream: Http2Stream, bytes: number): void };
+  isIdle(streamId: number): boolean;
+  mayHaveBody(stream: Http2Stream): boolean;
+  endLocal(stream: Http2Stream, trailers: Fields | undefined): void;
+  remoteEnd(stream: Http2Stream, trailers: Fields | undefined): void;
+  reset(stream: Http2Stream, code: number): void;
+  breakStream(stream: Http2Stream, code: number, because: string): void;
+  refuseStream(streamId: number, code: number): void;
+  bill(cost: number, what: string): void;
+  fail(code: number, because: string): void;
+}
 
 /**
  * One exchange on an HTTP/2 connection, in either role: plain fields that the connection works on, and the calls of
@@ -11,7 +38,7 @@ export const nobody: BodyEvents = { data() {}, end() {}, aborted() {}, drained()
  */
 export abstract class Http2Stream {
   readonly id: number;
-  readonly h2: Http2Connection;
+  readonly h2: Http2Core;
   events: BodyEvents = nobody;
   /** What the peer lets us send, and what we let the peer send. */
   sendWindow: number;
@@ -33,7 +60,7 @@ export abstract class Http2Stream {
   trailers: Fields | undefined = undefined;
   wantsDrain = false;
 
-  constructor(h2: Http2Connection, id: number, windows: { send: number; receive: number }) {
+  constructor(h2: Http2Core, id: number, windows: { send: number; receive: number }) {
     this.h2 = h2;
     this.id = id;
     this.sendWindow = windows.send;

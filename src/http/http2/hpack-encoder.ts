@@ -200,7 +200,6 @@ export class HpackEncoder {
     for (const [value, place] of entry.places) if (place >= 0) entry.places.delete(value);
     entry.last = "";
     entry.lastPlace = entry.places.get("") ?? SEEN;
-    entry.namePlace = 0;
     entry.seen = 0;
     entry.found = 0;
   }

@@ -1,0 +1,15 @@
+import type { Clock } from "../base/clock.ts";
+import type { OptionValues } from "../base/options.ts";
+import type { Random } from "../base/random.ts";
+import type { http2Options } from "./http2-options.ts";
+
+/** What a connection is given beside its socket. */
+export interface Http2Context {
+  readonly clock: Clock;
+  readonly options: OptionValues<typeof http2Options>;
+  /** The connection is over; called once, after every exchange has heard of it. */
+  onClosed(because: string): void;
+  /** The peer takes no new request. */
+  onGoaway?(): void;
+  readonly random?: Random;
+}
