@@ -2,11 +2,10 @@ import { fastifySwagger } from "@fastify/swagger";
 import { jsonSchemaTransform } from "fastify-type-provider-zod";
 import type { Authority, Urls } from "../authority/authority.ts";
 import { type Clock, repeat } from "../base/clock.ts";
-import { HauberkError, isRefusal, messageOf, refuse, type Refusal } from "../base/errors.ts";
+import { messageOf, refuse, type Refusal } from "../base/errors.ts";
 import type { OptionValues } from "../base/options.ts";
 import type { Random } from "../base/random.ts";
 import type { HealthAnswer } from "../contract/admin.ts";
-import type { Version } from "../contract/watch.ts";
 import type { registryOptions } from "../registry/options.ts";
 import { Registry } from "../registry/registry.ts";
 import type { storageOptions } from "../storage/options.ts";
@@ -20,9 +19,8 @@ import { addWorkloadRoutes, type MeshContext, requirePeers, type Workload } from
 import type { controlOptions } from "./options.ts";
 import { OwnIdentity } from "./own-identity.ts";
 import { Peers } from "./peers.ts";
-import { indexOf } from "./policy-index.ts";
-import { storedResources } from "./policy-set.ts";
 import { Rates } from "./rates.ts";
+import { SharedState } from "./shared-state.ts";
 import { contextOf, swap } from "./tls.ts";
 import { Views } from "./views.ts";
 import { WatchHub } from "./watch-hub.ts";
@@ -51,9 +49,6 @@ export interface Address {
   readonly host: string;
   readonly port: number;
 }
-
-/** Changes that another process made to the policies are noticed this long after the store's version moved. */
-const foreignChangeMs = 1_000;
 
 export class ControlPlane {
   /** Where the listeners answer. */
@@ -183,69 +178,6 @@ async function addMeshRoutes(mesh: App, { api, admin, health, release }: Routes)
   mesh.get("/v1/openapi.json", { schema: { summary: "This document" } }, (_request, reply) =>
     sendAnswer(reply, mesh.swagger()),
   );
-}
-
-interface SharedStateContext {
-  readonly store: Store;
-  readonly authority: Authority;
-  readonly own: OwnIdentity;
-  readonly views: Views;
-  readonly hub: WatchHub;
-  readonly log: Logger;
-}
-
-/** What every sidecar's view follows from, kept equal to the store. */
-class SharedState {
-  readonly #context: SharedStateContext;
-  #bundleSequence = -1;
-  #planned = false;
-
-  constructor(context: SharedStateContext) {
-    this.#context = context;
-  }
-
-  async load(): Promise<void> {
-    this.#readBundle();
-    await this.readPolicies();
-  }
-
-  /** The store committed something: the version counts at once, what else changed is looked up. */
-  moved(version: Version, clock: Clock): void {
-    this.#context.hub.setVersion(version);
-    this.#readBundle();
-    if (this.#planned) return;
-    this.#planned = true;
-    clock.after(foreignChangeMs, () => {
-      this.#planned = false;
-      this.readPolicies().catch((thrown: unknown) => {
-        this.#context.log.error("The policies cannot be read now; the last ones count", { because: messageOf(thrown) });
-      });
-    });
-  }
-
-  /** @throws HauberkError POLICY_INVALID: a set that cannot be read is not taken for an empty one. */
-  async readPolicies(): Promise<void> {
-    const { store, views, hub, log } = this.#context;
-    const row = await store.policies();
-    if (row.revision === views.policies.revision) return;
-    const resources = storedResources(row.json);
-    if (isRefusal(resources)) throw HauberkError.from(resources);
-    views.setPolicies(indexOf(row.revision, resources, views.policies));
-    log.info("Policies are in force", { revision: row.revision, resources: resources.length });
-    hub.touchAll();
-  }
-
-  #readBundle(): void {
-    const { authority, own, views, hub } = this.#context;
-    const bundle = authority.bundle();
-    if (bundle.sequence === this.#bundleSequence) return;
-    const first = this.#bundleSequence < 0;
-    this.#bundleSequence = bundle.sequence;
-    views.setBundle(bundle);
-    hub.touchAll();
-    // The listeners have to trust the new roots too.
-    if (!first) own.renew();
-  }
 }
 
 /** Whether a workload that was identified once may still go on. */
