@@ -30,6 +30,8 @@ export interface CarryContext {
   readonly labels: Labels;
   readonly access: AccessLog | undefined;
   readonly openRequests: Gauge;
+  /** Counts what led to no service. */
+  readonly noService: RequestMeter;
   /** Whether the far end is a sidecar, whose answers may say a code of ours. */
   readonly keepCode: boolean;
 }
@@ -127,7 +129,7 @@ export abstract class Carry extends Alarm implements BodyEvents {
     this.startedMs = shared.clock.monotonicMs();
     this.notes = notes;
     this.requestId = notes.requestId ?? shared.labels.requestId();
-    this.meter = shared.meters.requests(shared.side, "");
+    this.meter = shared.noService;
     this.#requestEnded = exchange.bodyless;
     shared.openRequests.add(1);
     exchange.listen(this);

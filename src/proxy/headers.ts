@@ -199,11 +199,10 @@ export class Labels {
     }
     const at = this.#at;
     this.#at += 24;
-    // A draw of nothing but zero bytes is no valid id (one in 2^64): the last digit is made 1.
-    const ids = this.#block.toString("hex", at, at + 24);
-    return isTraceparent(`00-${ids.slice(0, 32)}-${ids.slice(32)}-00`)
-      ? `00-${ids.slice(0, 32)}-${ids.slice(32)}-00`
-      : `00-${ids.slice(0, 31)}1-${ids.slice(32, 47)}1-00`;
+    // Nothing but zeros is no valid id: one draw in 2^64.
+    const trace = this.#block.toString("hex", at, at + 16);
+    const span = this.#block.toString("hex", at + 16, at + 24);
+    return trace === noTrace || span === noSpan ? this.traceparent() : `00-${trace}-${span}-00`;
   }
 }
 

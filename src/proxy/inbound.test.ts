@@ -67,6 +67,7 @@ function inboundBench(
     labels: new Labels(new SeededRandom(1)),
     access: undefined,
     openRequests: meters.openRequests.with("inbound"),
+    noService: meters.requests("inbound", "orders.default"),
     keepCode: false,
     resilience: defaultsOf(resilienceOptions),
     snapshot,
@@ -185,6 +186,10 @@ test("the source address is seen here, and what is unknown elsewhere is decided"
   expect(codeOf(inboundBench({ policies: only("10.1.0.0/16") }).ask())).toBeUndefined();
   expect(codeOf(inboundBench({ policies: only("10.2.0.0/16") }).ask())).toBe("DENIED");
   expect(codeOf(inboundBench({ policies: only("10.1.0.0/16") }).ask({ remoteAddress: "" }))).toBe("DENIED");
+  // Even where nothing could be seen: unknown is no.
+  expect(codeOf(inboundBench({ policies: only("10.1.0.0/16") }).ask({ remoteAddress: undefined as never }))).toBe(
+    "DENIED",
+  );
 });
 
 const ec = generateKeyPairSync("ec", { namedCurve: "P-256" });

@@ -92,7 +92,6 @@ class InboundCall extends Carry implements Call {
   start(): void {
     const context = this.#context;
     const { head } = this.exchange;
-    this.meter = context.meters.requests("inbound", context.service);
     if (this.principal === undefined) return this.refuse(noPeer);
     if (head.method === "CONNECT") return this.refuse(noTunnel);
     const target = normalizePath(head.path);

@@ -53,7 +53,7 @@ const stateNumbers: Readonly<Record<BreakerState, number>> = { closed: 0, probin
 export class Meters {
   readonly #requests: Handles<Counter>;
   readonly #latency: Handles<Histogram>;
-  readonly #meters = new Map<string, RequestMeter>();
+  readonly #meters = { inbound: new Map<string, RequestMeter>(), outbound: new Map<string, RequestMeter>() };
   readonly #serials: string[] = [];
   readonly #opened: Handles<Counter>;
   readonly #drained: Handles<Counter>;
@@ -140,17 +140,16 @@ export class Meters {
 
   /** `service` is "" where none was found: names that callers invent are no labels. */
   requests(side: Side, service: string): RequestMeter {
-    const key = `${side} ${service}`;
-    let meter = this.#meters.get(key);
+    let meter = this.#meters[side].get(service);
     if (meter === undefined) {
       meter = new RequestMeter({ side, service }, this.#requests, this.#latency);
-      this.#meters.set(key, meter);
+      this.#meters[side].set(service, meter);
     }
     return meter;
   }
 
   forgetService(service: string): void {
-    this.#meters.delete(`outbound ${service}`);
+    this.#meters.outbound.delete(service);
     this.budgetLeft.forget(service);
   }
 

@@ -5,6 +5,7 @@ import { endpoint, ordersFor, outboundBench, twoEndpoints, type OutboundBench } 
 import { fieldOf } from "../http/message.ts";
 import type { Loss } from "../transport/exchange.ts";
 import { connectFailed } from "./hop.ts";
+import type { Service } from "./snapshot.ts";
 
 const codeOf = (exchange: FakeServerExchange): string | undefined =>
   fieldOf(exchange.answer?.fields ?? [], "x-hauberk-code");
@@ -131,6 +132,20 @@ test("a body over the replay buffer is sent once, one of just its size twice", a
   }
 });
 
+test("a body over the replay buffer that waited for the connection is sent once too", async () => {
+  const bench = outboundBench({ options: { replayMaxBytes: 10 } });
+  bench.publish(ordersFor(twoEndpoints));
+  const exchange = bench.ask({ method: "PUT", body: true });
+  exchange.send("0123456789a");
+  exchange.finish();
+  await bench.settle();
+  expect(arrived(bench)[0]?.text()).toBe("0123456789a");
+  arrived(bench)[0]?.lose("lost");
+  await goOn(bench);
+  expect(arrived(bench)).toHaveLength(1);
+  expect(codeOf(exchange)).toBe("UPSTREAM_LOST");
+});
+
 test("a retry waits up to 25 ms, and not at all where the deadline would pass meanwhile", async () => {
   const bench = await ready();
   const exchange = bench.ask({ fields: ["x-hauberk-timeout-ms", "1"] });
@@ -242,6 +257,10 @@ test("failed dials and timeouts count against the endpoint; a drained stream and
     bench.ask();
     bench.connectionTo("a").last.respond(503, ["x-hauberk-code", "JWT_KEYS_UNAVAILABLE"]);
   }
+  expect(
+    bench.context.upstreams.of(bench.snapshot.read().services.get("orders.default") as Service).endpoints[0]?.breaker
+      .state,
+  ).toBe("closed");
   expect(codeOf(bench.ask({ fields: ["x-hauberk-timeout-ms", "0"] }))).toBe("DEADLINE_EXCEEDED");
   for (let i = 0; i < 3; i++) bench.ask({ fields: ["x-hauberk-timeout-ms", "50"] });
   bench.clock.advance(100);

@@ -148,14 +148,14 @@ class OutboundCall extends Carry implements Call, Waiter {
     const snapshot = context.snapshot.read();
     this.#snapshot = snapshot;
     const service = context.discovery.known(route.key, snapshot);
-    if (service !== undefined) return this.#authorize(service);
+    if (service !== undefined) return this.#authorize(service, this.startedMs);
     this.waits();
     context.discovery.find(route.key, (answer) => {
       if (this.isOver) return;
       // Nothing was known of the service before: this is the snapshot that the request keeps.
       this.#snapshot = context.snapshot.read();
       if (isRefusal(answer)) this.refuse(answer);
-      else this.#authorize(answer);
+      else this.#authorize(answer, context.clock.monotonicMs());
     });
   }
 
@@ -165,14 +165,15 @@ class OutboundCall extends Carry implements Call, Waiter {
     return this.#seen(this.#context.verifier.check(provider, this.#bearer, (this.#snapshot as Snapshot).providers));
   }
 
-  #authorize(service: Service | null): void {
+  /** `nowMs` is handed on while everything is synchronous: the clock is read once. */
+  #authorize(service: Service | null, nowMs: number): void {
     if (service === null) return this.refuse(unknownService((this.#route as Route).key));
     this.#found = service;
     this.service = service.key;
     this.meter = this.#context.meters.requests("outbound", service.key);
     const names = service.policies.providers;
     if (names.length > 0 && !this.#tokensKnown(names)) return this.#verify(names);
-    this.#decide(service);
+    this.#decide(service, nowMs);
   }
 
   #tokensKnown(names: readonly string[]): boolean {
@@ -197,7 +198,7 @@ class OutboundCall extends Carry implements Call, Waiter {
       .then((states) => {
         if (this.isOver) return;
         this.#states = new Map(names.map((name, i) => [name, this.#seen(states[i])]));
-        this.#decide(service);
+        this.#decide(service, this.#context.clock.monotonicMs());
       })
       .catch((thrown: unknown) => this.#fault(thrown));
   }
@@ -207,7 +208,7 @@ class OutboundCall extends Carry implements Call, Waiter {
     return state === undefined || state.is === "unavailable" ? tokenUnknown : state;
   }
 
-  #decide(service: Service): void {
+  #decide(service: Service, nowMs: number): void {
     const route = this.#route as Route;
     const { policies, defaultPorts } = service;
     this.port = route.port ?? defaultPorts[0] ?? 0;
@@ -222,8 +223,8 @@ class OutboundCall extends Carry implements Call, Waiter {
     if (decision.verdict === "deny") return this.#refuseCall(decision.code ?? "DENIED");
     const upstream = this.#context.upstreams.of(service);
     this.#upstream = upstream;
-    upstream.budget.deposit(this.#context.clock.monotonicMs());
-    this.#next();
+    upstream.budget.deposit(nowMs);
+    this.#next(nowMs);
   }
 
   #refuseCall(code: FailureCode): void {
@@ -234,9 +235,8 @@ class OutboundCall extends Carry implements Call, Waiter {
   }
 
   /** Only from here on anything is known of endpoints. */
-  #next(): void {
+  #next(nowMs: number): void {
     if (this.isOver) return;
-    const nowMs = this.#context.clock.monotonicMs();
     const endpoint = (this.#upstream as Upstream).pick((this.#route as Route).port, this.#tried, nowMs);
     if (isRefusal(endpoint)) return this.refuse(endpoint);
     const ticket = endpoint.breaker.enter(nowMs);
@@ -246,7 +246,7 @@ class OutboundCall extends Carry implements Call, Waiter {
     endpoint.open++;
     const attempt = new OutboundAttempt(this, endpoint, ticket);
     const connection = endpoint.hop.ready(nowMs);
-    if (connection !== undefined) return this.#dispatch(attempt, connection);
+    if (connection !== undefined) return this.#dispatch(attempt, connection, nowMs);
     this.waits();
     this.#waitingFor = attempt;
     const refusal = endpoint.hop.wait(this);
@@ -258,7 +258,7 @@ class OutboundCall extends Carry implements Call, Waiter {
   connected(connection: ClientConnection): void {
     const attempt = this.#waitingFor;
     this.#waitingFor = undefined;
-    if (attempt !== undefined) this.#dispatch(attempt, connection);
+    if (attempt !== undefined) this.#dispatch(attempt, connection, this.#context.clock.monotonicMs());
   }
 
   failed(refusal: Refusal): void {
@@ -276,17 +276,17 @@ class OutboundCall extends Carry implements Call, Waiter {
       this.refuse(refusal);
   }
 
-  #dispatch(attempt: OutboundAttempt, connection: ClientConnection): void {
+  #dispatch(attempt: OutboundAttempt, connection: ClientConnection, nowMs: number): void {
     attempt.endpoint.requests.add();
-    if (this.sendOn(connection, attempt, this.#headNow())) return;
+    if (this.sendOn(connection, attempt, this.#headNow(nowMs))) return;
     // It had room a moment ago and takes nothing now: it is on its way out.
     this.released(attempt, "lost");
     attempt.over = true;
     if (!this.#again({ loss: "unprocessed", because: "refused", resend: true })) this.refuse(notTaken(this.service));
   }
 
-  #headNow(): RequestHead {
-    const leftMs = Math.max(1, Math.ceil(this.#deadlineMs - this.#context.clock.monotonicMs()));
+  #headNow(nowMs: number): RequestHead {
+    const leftMs = Math.max(1, Math.ceil(this.#deadlineMs - nowMs));
     let head = this.#head;
     if (head === undefined) {
       const { method, bodyLength } = this.exchange.head;
@@ -362,10 +362,9 @@ class OutboundCall extends Carry implements Call, Waiter {
   protected override released(attempt: Attempt, how: "answered" | "lost" | "given up"): void {
     const { endpoint, ticket, learned } = attempt as OutboundAttempt;
     endpoint.open--;
-    const nowMs = this.#context.clock.monotonicMs();
-    if (this.headWritten && how === "lost") endpoint.breaker.learn(ticket, false, nowMs);
-    else if (!learned && this.#late) endpoint.breaker.learn(ticket, false, nowMs);
-    else if (!learned) endpoint.breaker.release(ticket, nowMs);
+    const failed = (this.headWritten && how === "lost") || (!learned && this.#late);
+    if (failed) endpoint.breaker.learn(ticket, false, this.#context.clock.monotonicMs());
+    else if (!learned) endpoint.breaker.release(ticket, this.#context.clock.monotonicMs());
     // The connection counts this exchange out when the call that brought its end returns.
     if (endpoint.hop.waiting > 0) queueMicrotask(() => endpoint.hop.freed());
   }
@@ -397,7 +396,7 @@ class OutboundCall extends Carry implements Call, Waiter {
     this.waits();
     this.#cancelBackoff = clock.after(waitMs, () => {
       this.#cancelBackoff = undefined;
-      this.#next();
+      this.#next(clock.monotonicMs());
     });
     return true;
   }

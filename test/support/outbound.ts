@@ -168,6 +168,7 @@ export function outboundBench(
     labels: new Labels(random),
     access: new AccessLog({ enabled: true, clock, sink: (text) => lines.push(text) }),
     openRequests: meters.openRequests.with("outbound"),
+    noService: meters.requests("outbound", ""),
     keepCode: true,
     random,
     resilience,
