@@ -15,6 +15,7 @@ import type {
 } from "../transport/exchange.ts";
 import { Alarm, type Alarms } from "./alarms.ts";
 import { sendAnswer, statusOf } from "./answer.ts";
+import type { Audits } from "./audits.ts";
 import { takeResponse, takeTrailers, type Labels, type RequestNotes } from "./headers.ts";
 import type { Meters, RequestMeter, Side } from "./meters.ts";
 import type { proxyOptions } from "./options.ts";
@@ -30,6 +31,7 @@ export interface CarryContext {
   readonly labels: Labels;
   readonly access: AccessLog | undefined;
   readonly openRequests: Gauge;
+  readonly audits: Audits;
   /** Counts what led to no service. */
   readonly noService: RequestMeter;
   /** Whether the far end is a sidecar, whose answers may say a code of ours. */
@@ -297,6 +299,13 @@ export abstract class Carry extends Alarm implements BodyEvents {
     this.#status = statusOf(refusal.code);
     this.meter.refused(refusal.code, this.#status);
     this.#finish(refusal.code);
+  }
+
+  /** Counts and logs what a decision says of policies in mode AUDIT. */
+  protected audit(policies: readonly string[]): void {
+    if (policies.length === 0) return;
+    const { requestId, principalText: principal, service } = this;
+    this.shared.audits.matched(policies, { requestId, principal, service });
   }
 
   /** The deadline. */

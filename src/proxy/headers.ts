@@ -148,7 +148,7 @@ function ruleOf(rules: ReadonlyMap<string, Rule>, name: string): Rule | undefine
 const requestIdForm = /^[A-Za-z0-9._:-]{1,64}$/;
 
 /** At most 64 characters that no log, shell or header can misread. */
-export function isRequestId(text: string): boolean {
+function isRequestId(text: string): boolean {
   return requestIdForm.test(text);
 }
 
@@ -157,7 +157,7 @@ const noTrace = "0".repeat(32);
 const noSpan = "0".repeat(16);
 
 /** W3C Trace Context, 3.2: version 00, and neither id all zero. */
-export function isTraceparent(text: string): boolean {
+function isTraceparent(text: string): boolean {
   return (
     traceparentForm.test(text) &&
     text.startsWith("00-") &&

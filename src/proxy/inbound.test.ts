@@ -20,6 +20,7 @@ import { RetryBudget } from "../resilience/retry.ts";
 import { silent } from "../telemetry/logger.ts";
 import { Metrics } from "../telemetry/metrics.ts";
 import { Alarms } from "./alarms.ts";
+import { Audits } from "./audits.ts";
 import { Labels } from "./headers.ts";
 import { inboundHandler, type InboundContext } from "./inbound.ts";
 import { TokenVerifier } from "./jwt.ts";
@@ -42,6 +43,7 @@ function inboundBench(
   const options = { ...defaultsOf(proxyOptions), ...use.options };
   const metrics = new Metrics();
   const meters = new Meters(metrics);
+  const lines: string[] = [];
   const routee = new FakeConnection("http/1.1");
   const other = new FakeConnection("http/1.1");
   const verifier = new TokenVerifier({
@@ -67,6 +69,7 @@ function inboundBench(
     labels: new Labels(new SeededRandom(1)),
     access: undefined,
     openRequests: meters.openRequests.with("inbound"),
+    audits: new Audits({ clock, log: { ...silent, info: (message) => lines.push(message) }, meters, side: "inbound" }),
     noService: meters.requests("inbound", "orders.default"),
     keepCode: false,
     resilience: defaultsOf(resilienceOptions),
@@ -94,7 +97,7 @@ function inboundBench(
     return exchange;
   };
   const settle = () => new Promise<void>((resolve) => setImmediate(resolve));
-  return { clock, context, metrics, routee, other, snapshot, ask, settle };
+  return { clock, context, metrics, lines, routee, other, snapshot, ask, settle };
 }
 
 const codeOf = (exchange: FakeServerExchange): string | undefined =>
@@ -301,6 +304,19 @@ test("a kept connection that the routee closed under a GET is replaced once; a P
   expect(codeOf(await lose("POST", "lost", 1))).toBe("UPSTREAM_LOST");
   expect(codeOf(await lose("POST", "unprocessed", 2))).toBe("CONNECT_FAILED");
   expect(codeOf(await lose("GET", "lost", 2))).toBe("UPSTREAM_LOST");
+});
+
+test("a policy in mode AUDIT decides nothing, is counted each time and logged once a second", () => {
+  const audit = { ...allow("orders", [{}], "watch"), action: "DENY" as const, mode: "AUDIT" as const };
+  const bench = inboundBench({ policies: [audit, allow("orders", rules)] });
+  for (let i = 0; i < 5; i++) expect(codeOf(bench.ask())).toBeUndefined();
+  expect(bench.lines).toHaveLength(1);
+  bench.clock.advance(1_000);
+  bench.ask();
+  expect(bench.lines).toHaveLength(2);
+  expect(bench.metrics.renderPrometheus()).toContain(
+    'hauberk_policy_audits_total{side="inbound",policy="default/watch"} 6',
+  );
 });
 
 test("gRPC hears of a refusal in its own way", () => {

@@ -170,7 +170,7 @@ class InboundCall extends Carry implements Call {
     const context = this.#context;
     const decision = decide(snapshot.own.policies, this);
     this.decidedBy = decision.by;
-    for (const policy of decision.audits) context.meters.audited("inbound", policy);
+    this.audit(decision.audits);
     // Here everything can be seen: what is still unknown is no.
     if (decision.verdict !== "allow") return this.#refuseCall(decision.code ?? "DENIED", snapshot);
     if (context.openRequests.value > context.options.inboundRequestsMax) return this.refuse(tooMany);

@@ -219,7 +219,7 @@ class OutboundCall extends Carry implements Call, Waiter {
       decision = decide(policies, this);
     }
     this.decidedBy = decision.by;
-    for (const policy of decision.audits) this.#context.meters.audited("outbound", policy);
+    this.audit(decision.audits);
     if (decision.verdict === "deny") return this.#refuseCall(decision.code ?? "DENIED");
     const upstream = this.#context.upstreams.of(service);
     this.#upstream = upstream;

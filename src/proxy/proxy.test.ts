@@ -1,3 +1,4 @@
+import { generateKeyPairSync, sign } from "node:crypto";
 import { createServer, request, type IncomingMessage, type RequestListener, type Server } from "node:http";
 import { connect, type AddressInfo } from "node:net";
 import { afterEach, beforeAll, expect, test } from "vitest";
@@ -336,6 +337,62 @@ test("the secret of the listener, a listener for one service, and a taken port",
   ).toBe(200);
   const second = run("other", { outbound: { address: { host: "127.0.0.1", port: web.proxy.outboundPort } } });
   await expect(second).rejects.toMatchObject({ code: "PORT_TAKEN" });
+});
+
+test("a client that waits for 100 gets it from the routee", async () => {
+  const callee = await orders((request, response) => request.pipe(response));
+  const web = await run("web");
+  web.snapshot.publish(buildSnapshot(known([{ running: callee, ports: callee.ports }])));
+  const got = await new Promise<string>((resolve, reject) => {
+    const sent = request({
+      host: "127.0.0.1",
+      port: web.proxy.outboundPort,
+      method: "POST",
+      headers: { host: "orders", expect: "100-continue", connection: "close" },
+    });
+    sent.on("error", reject);
+    sent.on("continue", () => sent.end("after 100"));
+    sent.on("response", (response) => {
+      let text = "";
+      response.on("data", (chunk: Buffer) => (text += chunk.toString()));
+      response.on("end", () => resolve(text));
+    });
+    sent.flushHeaders();
+  });
+  expect(got).toBe("after 100");
+});
+
+test("a token is judged at both ends, and known from then on", async () => {
+  const ec = generateKeyPairSync("ec", { namedCurve: "P-256" });
+  const corp = {
+    kind: "JwtProvider",
+    name: "corp",
+    namespace: "default",
+    issuer: "https://corp.example",
+    audiences: ["mesh"],
+    algorithms: ["ES256"],
+    keys: { is: "inline", jwks: { keys: [{ ...ec.publicKey.export({ format: "jwk" }), kid: "a" }] } },
+    forward: true,
+  } as const;
+  const part = (value: object): string => Buffer.from(JSON.stringify(value)).toString("base64url");
+  const token = (claims: object): string => {
+    const text = `${part({ alg: "ES256", kid: "a" })}.${part({ iss: corp.issuer, aud: "mesh", exp: 9e9, ...claims })}`;
+    return `${text}.${sign("sha256", Buffer.from(text), { key: ec.privateKey, dsaEncoding: "ieee-p1363" }).toString("base64url")}`;
+  };
+  const wanted: Rule[] = [{ ...webMay[0], jwt: { provider: "corp", claims: { scope: ["read"] } } }];
+  const callee = await orders((_, response) => response.end("ok"), wanted);
+  const provider: StateEntry = ["provider/default/corp", corp];
+  callee.snapshot.publish(buildSnapshot([["own", { policies: [allow("orders", wanted)] }], provider]));
+  const web = await run("web");
+  web.snapshot.publish(buildSnapshot([...known([{ running: callee, ports: callee.ports }], wanted), provider]));
+  const ask = async (headers: Record<string, string>) => {
+    const got = await call(web.proxy.outboundPort, { headers });
+    return got.headers["x-hauberk-code"] ?? got.status;
+  };
+  expect(await ask({})).toBe("JWT_MISSING");
+  expect(await ask({ authorization: `Bearer ${token({ scope: "write" })}` })).toBe("DENIED");
+  expect(await ask({ authorization: `Bearer ${token({ scope: "read" })}x` })).toBe("JWT_INVALID");
+  for (let i = 0; i < 3; i++) expect(await ask({ authorization: `Bearer ${token({ scope: "read" })}` })).toBe(200);
 });
 
 test("bytes that are no request end nothing but their connection", async () => {

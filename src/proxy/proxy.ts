@@ -20,6 +20,7 @@ import type { http1Options, tlsOptions } from "../transport/options.ts";
 import { listenMutualTls, type ConnectionLife, type Listener } from "../transport/tls-listener.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import { Alarms } from "./alarms.ts";
+import { Audits } from "./audits.ts";
 import { mutualTlsDial } from "./dial.ts";
 import { Discovery, type Ask } from "./discovery.ts";
 import { Labels } from "./headers.ts";
@@ -218,6 +219,7 @@ export class Proxy {
       labels: new Labels(random),
       access,
       openRequests: this.#meters.openRequests.with("outbound"),
+      audits: new Audits({ clock, log, meters: this.#meters, side: "outbound" }),
       noService: this.#meters.requests("outbound", ""),
       keepCode: true,
       random,
@@ -243,6 +245,7 @@ export class Proxy {
       labels: new Labels(random),
       access,
       openRequests: this.#meters.openRequests.with("inbound"),
+      audits: new Audits({ clock, log, meters: this.#meters, side: "inbound" }),
       noService: this.#meters.requests("inbound", serviceKey(service)),
       keepCode: false,
       resilience: options.resilience,

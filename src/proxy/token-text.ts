@@ -29,7 +29,7 @@ const part = /^[A-Za-z0-9_-]+$/;
 const kinds: ReadonlySet<string> = new Set(["jwt", "at+jwt", "application/jwt", "application/at+jwt"]);
 
 /** Reads a token's header and issuer strictly. */
-export function readTokenText(token: string): TokenText | Refusal {
+function readTokenText(token: string): TokenText | Refusal {
   const parts = token.split(".");
   if (parts.length !== 3 || !parts.every((text) => part.test(text))) return not("it is not three parts of base64url");
   const header = readObject(parts[0] as string);

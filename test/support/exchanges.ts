@@ -56,7 +56,7 @@ export class FakeServerExchange implements ServerExchange {
     this.connection = {
       protocol: asked.protocol ?? "http/1.1",
       // An explicit undefined stays: what nobody could see.
-      remoteAddress: "remoteAddress" in asked ? (asked.remoteAddress as string) : "127.0.0.1",
+      remoteAddress: "remoteAddress" in asked ? asked.remoteAddress : "127.0.0.1",
       localPort: asked.localPort ?? 15_001,
       peer: asked.peer,
     };

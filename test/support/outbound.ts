@@ -5,6 +5,7 @@ import type { Refusal } from "../../src/base/errors.ts";
 import type { AuthorizationPolicy, JwtProvider, Rule } from "../../src/base/resource.ts";
 import type { Endpoint, ServiceView, StateEntry } from "../../src/contract/watch.ts";
 import { Alarms } from "../../src/proxy/alarms.ts";
+import { Audits } from "../../src/proxy/audits.ts";
 import { Discovery } from "../../src/proxy/discovery.ts";
 import { Labels } from "../../src/proxy/headers.ts";
 import type { Dial, HopEvents, HopTarget } from "../../src/proxy/hop.ts";
@@ -168,6 +169,7 @@ export function outboundBench(
     labels: new Labels(random),
     access: new AccessLog({ enabled: true, clock, sink: (text) => lines.push(text) }),
     openRequests: meters.openRequests.with("outbound"),
+    audits: new Audits({ clock, log: silent, meters, side: "outbound" }),
     noService: meters.requests("outbound", ""),
     keepCode: true,
     random,
