@@ -50,7 +50,7 @@ function inboundBench(
     clock,
     log: silent,
     options,
-    fetch: () => Promise.reject(new Error("no network")),
+    load: () => Promise.reject(new Error("no network")),
   });
   const snapshot = new Published(
     buildSnapshot([

@@ -25,7 +25,7 @@ export interface JwksContext {
   readonly log: Logger;
   readonly options: OptionValues<typeof proxyOptions>;
   /** The document behind a URI, parsed; never rejects for what the other side does. */
-  readonly fetch: (uri: string) => Promise<unknown>;
+  readonly load: (uri: string) => Promise<unknown>;
 }
 
 const keysMax = 100;
@@ -99,15 +99,15 @@ export class RemoteKeys implements KeySource {
     const { clock, options } = this.#context;
     if (clock.monotonicMs() - this.#triedAtMs < options.jwksCoolDownMs) return Promise.resolve();
     this.#triedAtMs = clock.monotonicMs();
-    this.#pending = this.#fetch().finally(() => (this.#pending = undefined));
+    this.#pending = this.#load().finally(() => (this.#pending = undefined));
     return this.#pending;
   }
 
-  async #fetch(): Promise<void> {
-    const { clock, log, fetch } = this.#context;
+  async #load(): Promise<void> {
+    const { clock, log } = this.#context;
     let got: unknown;
     try {
-      got = await fetch(this.#uri);
+      got = await this.#context.load(this.#uri);
     } catch (thrown) {
       got = thrown;
     }

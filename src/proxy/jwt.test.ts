@@ -57,7 +57,7 @@ function verifier(
   fetch: (uri: string) => Promise<unknown> = () => Promise.reject(new Error("no network in this test")),
 ) {
   const clock = new ManualClock(nowMs);
-  const made = new TokenVerifier({ clock, log: silent, options, fetch });
+  const made = new TokenVerifier({ clock, log: silent, options, load: fetch });
   made.use(providers);
   return { clock, made };
 }

@@ -18,7 +18,7 @@ export interface VerifierContext {
   readonly clock: Clock;
   readonly log: Logger;
   readonly options: OptionValues<typeof proxyOptions>;
-  readonly fetch: (uri: string) => Promise<unknown>;
+  readonly load: (uri: string) => Promise<unknown>;
 }
 
 type Providers = ReadonlyMap<string, JwtProvider>;

@@ -106,7 +106,7 @@ export class Proxy {
       clock,
       log,
       options: options.proxy,
-      fetch: (uri) => fetchJwks(uri, { clock, options: options.proxy }),
+      load: (uri) => fetchJwks(uri, { clock, options: options.proxy }),
     });
     const dial =
       context.dial ?? mutualTlsDial({ clock, random, http2: options.http2, connectMs: options.proxy.connectMs });

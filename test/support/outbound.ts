@@ -140,7 +140,7 @@ export function outboundBench(
     clock,
     log: silent,
     options,
-    fetch: (uri) => {
+    load: (uri) => {
       touched.push(`fetch ${uri}`);
       return use.fetch === undefined ? Promise.reject(new Error("no network in this test")) : use.fetch(uri);
     },
