@@ -5,7 +5,7 @@ import { readPolicyFolder } from "../policy-folder.ts";
 import { paint, show } from "../terminal.ts";
 
 export const run: Run = async (input) => {
-  const folder = readPolicyFolder(input);
+  const folder = readPolicyFolder(input, input.words[0]);
   const client = await AdminClient.open(input);
   try {
     const before = await client.call<PoliciesAnswer>("GET", "/v1/policies");
@@ -14,7 +14,10 @@ export const run: Run = async (input) => {
       resources: folder.resources,
       ...(input.on("dry-run") ? { dryRun: true } : {}),
     });
-    for (const warning of folder.warnings) input.terminal.err(`${paint("yellow", "warning:")} ${warning.file}:${warning.line}:${warning.column}: ${warning.message}`);
+    for (const warning of folder.warnings)
+      input.terminal.err(
+        `${paint("yellow", "warning:")} ${warning.file}:${warning.line}:${warning.column}: ${warning.message}`,
+      );
     show(input.terminal, { ...applied, dryRun: input.on("dry-run") }, () => difference(applied, input.on("dry-run")));
     return exits.done;
   } finally {
