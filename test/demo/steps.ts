@@ -331,7 +331,7 @@ async function serials(stage: Stage): Promise<Map<string, string>> {
   const found = new Map<string, string>();
   for (const name of stage.players.keys()) {
     for (const key of (await stage.metrics(name)).keys()) {
-      const serial = /^hauberk_certificate_expiry_seconds\{.*serial="([^"]+)"/.exec(key)?.[1];
+      const serial = /^hauberk_certificate_info\{serial="([^"]+)"/.exec(key)?.[1];
       if (serial !== undefined) found.set(name, serial);
     }
   }

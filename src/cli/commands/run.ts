@@ -1,0 +1,56 @@
+import { childEnvironment, startChild, type Child } from "../child.ts";
+import { exits, usageError, type Input, type Run } from "../command.ts";
+import { readSidecarInput } from "../sidecar-input.ts";
+import { onEnd } from "../signals.ts";
+import { readyLine, startSidecar, type StartedSidecar } from "../start-sidecar.ts";
+import { systemClock, systemRandom } from "../system.ts";
+import { readDuration, showRefusal } from "../terminal.ts";
+
+/** The sidecar first, then the program; ended in the opposite order; the program's exit code is this command's. */
+export const run: Run = async (input) => {
+  if (input.program.length === 0) throw usageError("no program stands after --", "Write hauberk run --service web -- curl http://orders/orders/1");
+  const graceMs = readDuration(input.flag("grace") ?? "10s");
+  if (graceMs === undefined) throw usageError("--grace is no duration such as 10s", "See hauberk run --help");
+  const wanted = readSidecarInput(input, "warn");
+  let ask: (signal: NodeJS.Signals) => void = () => undefined;
+  const asked = new Promise<NodeJS.Signals>((resolve) => {
+    ask = resolve;
+  });
+  const forget = onEnd((signal) => ask(signal));
+  const secret = systemRandom.bytes(24).toString("base64url");
+  const started = await startSidecar(input, wanted, secret);
+  try {
+    // Standard output belongs to the program.
+    if (input.terminal.json) input.terminal.err(readyLine(started.sidecar));
+    const environment = childEnvironment(input.environment, { port: started.sidecar.outboundPort, secret });
+    const child = await startChild(input.program, environment, systemClock);
+    return await together(input, started, { child, asked, graceMs });
+  } finally {
+    await started.sidecar.stop();
+    started.log.flush();
+    forget();
+  }
+};
+
+async function together(input: Input, { sidecar }: StartedSidecar, use: { child: Child; asked: Promise<NodeJS.Signals>; graceMs: number }): Promise<number> {
+  const { child, asked, graceMs } = use;
+  const first = await Promise.race([
+    child.exited.then((code) => ({ is: "exited" as const, code })),
+    asked.then((signal) => ({ is: "asked" as const, signal })),
+    sidecar.refused.then((refusal) => ({ is: "refused" as const, refusal })),
+  ]);
+  switch (first.is) {
+    case "exited":
+      return first.code;
+    case "asked":
+      // Callers are sent elsewhere before the program that answers them is told to end.
+      await sidecar.leave();
+      child.end(first.signal, graceMs);
+      return child.exited;
+    case "refused":
+      showRefusal(input.terminal, first.refusal);
+      child.end("SIGTERM", graceMs);
+      await child.exited;
+      return exits.negative;
+  }
+}

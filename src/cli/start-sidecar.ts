@@ -1,0 +1,86 @@
+import { readFileSync } from "node:fs";
+import { serviceKey } from "../base/spiffe-id.ts";
+import { identityOptions } from "../identity/options.ts";
+import { proxyOptions } from "../proxy/options.ts";
+import { resilienceOptions } from "../resilience/options.ts";
+import { sidecarOptions } from "../sidecar/options.ts";
+import { Sidecar } from "../sidecar/sidecar.ts";
+import { openLog, type Log } from "../telemetry/log.ts";
+import { http2Options } from "../transport/http2-options.ts";
+import { http1Options, tlsOptions } from "../transport/options.ts";
+import type { Input } from "./command.ts";
+import { findHome } from "./home.ts";
+import { release } from "./release.ts";
+import { settle, type SettingSources } from "./settings.ts";
+import type { SidecarInput } from "./sidecar-input.ts";
+import { systemClock, systemRandom } from "./system.ts";
+
+/** What `run` and `proxy` have in common: one sidecar in this process, with its log. */
+export interface StartedSidecar {
+  readonly sidecar: Sidecar;
+  readonly log: Log;
+}
+
+export async function startSidecar(input: Input, wanted: SidecarInput, secret: string | undefined): Promise<StartedSidecar> {
+  const sources = await settingSources(input);
+  const log = openLog({ level: wanted.logLevel, fields: { program: "sidecar", service: serviceKey(wanted.service) } });
+  try {
+    const sidecar = await Sidecar.start({
+      service: wanted.service,
+      stateFolder: wanted.stateFolder,
+      tokenSource: () => Promise.resolve(wanted.token?.()),
+      ports: wanted.ports,
+      healthPath: wanted.healthPath,
+      advertise: wanted.advertise,
+      inbound: wanted.inbound,
+      outboundPort: wanted.outboundPort,
+      secret,
+      to: wanted.to,
+      egress: wanted.egress,
+      adminSocket: wanted.adminSocket,
+      allowExposed: wanted.allowExposed,
+      accessLine: wanted.accessLog ? log.raw : undefined,
+      release,
+      pid: process.pid,
+      clock: systemClock,
+      random: systemRandom,
+      log: log.logger,
+      options: {
+        sidecar: settle(sidecarOptions, sources),
+        identity: settle(identityOptions, sources),
+        proxy: { ...settle(proxyOptions, sources), balancer: wanted.balancer },
+        resilience: settle(resilienceOptions, sources),
+        http1: settle(http1Options, sources),
+        http2: settle(http2Options, sources),
+        tls: settle(tlsOptions, sources),
+      },
+    });
+    return { sidecar, log };
+  } catch (thrown) {
+    log.flush();
+    throw thrown;
+  }
+}
+
+/** A sidecar needs nothing of hauberk.yaml but its options: YAML is loaded only where the file has some. */
+async function settingSources(input: Input): Promise<SettingSources> {
+  const home = findHome(input.cwd, input.flag("home") ?? input.environment["HAUBERK_HOME"]);
+  if (home === undefined || !/^options:/m.test(readFileSync(home.configFile, "utf8"))) return { environment: input.environment, file: {} };
+  const { readConfig } = await import("./config.ts");
+  return { environment: input.environment, file: readConfig(home.configFile).options };
+}
+
+/** The line that says that a sidecar is ready, for whoever started it. */
+export function readyLine(sidecar: Sidecar): string {
+  const { service, id } = sidecar.status();
+  return JSON.stringify({
+    ready: true,
+    service,
+    id,
+    instance: sidecar.instance,
+    inbound: sidecar.inboundPort ?? null,
+    outbound: sidecar.outboundPort,
+    admin: sidecar.adminSocket,
+    pid: process.pid,
+  });
+}
