@@ -95,7 +95,7 @@ export class Stage {
   /** A person's token from the corporate issuer. */
   token(claims: Readonly<Record<string, unknown>>): string {
     const now = Math.floor(Date.now() / 1000);
-    return signToken({ iss: "https://id.corp.example", aud: "orders", sub: "ann", iat: now, exp: now + 600, ...claims }, this.#issuer.privateKey);
+    return signToken({ iss: "https://corp.example", aud: "orders", sub: "ann", iat: now, exp: now + 600, ...claims }, this.#issuer.privateKey);
   }
 
   /** `hauberk run` with one of the demo's programs behind it. */

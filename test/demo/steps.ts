@@ -169,10 +169,10 @@ const unknown: Step = {
   run: async (stage, sabotaged) => {
     if (sabotaged) {
       await apply(stage, (text) => text.replaceAll("services: [orders]", "services: [orders, web]"));
-      await eventually("the weaker policy arrives", 3_000, async () => ((await stage.call({ url: "http://ledger/accounts/1" })).status === 200 ? true : undefined));
+      await eventually("the weaker policy arrives", 3_000, async () => ((await stage.call({ url: "http://ledger/entries/1" })).status === 200 ? true : undefined));
     }
-    const real = await stage.call({ url: "http://ledger/accounts/1", headers: { "x-request-id": "the-same" } });
-    const invented = await stage.call({ url: "http://ledgen/accounts/1", headers: { "x-request-id": "the-same" } });
+    const real = await stage.call({ url: "http://ledger/entries/1", headers: { "x-request-id": "the-same" } });
+    const invented = await stage.call({ url: "http://ledgen/entries/1", headers: { "x-request-id": "the-same" } });
     expect(real.status === 404 && real.code === "SERVICE_UNKNOWN", `web -> ledger answered ${real.status} ${real.code ?? ""}`);
     expect(real.body.replaceAll("ledger", "X") === invented.body.replaceAll("ledgen", "X"), "the two answers can be told apart");
     return `web -> ledger and web -> ledgen (which nobody runs): 404 SERVICE_UNKNOWN, word for word the same`;

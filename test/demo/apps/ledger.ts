@@ -4,7 +4,7 @@ import { serve } from "./json-server.ts";
 serve([
   [
     "GET",
-    /^\/accounts\/(\w+)$/,
+    /^\/entries\/(\w+)$/,
     (request, [, account]) => ({ value: { account, balance: 42, caller: request.headers["x-forwarded-client-cert"] } }),
   ],
   ["GET", /^\/healthz$/, () => ({ value: { pid: process.pid } })],

@@ -22,7 +22,7 @@ serve([
     "GET",
     /^\/orders\/(\w+)\/total$/,
     async (_request, [, order]) => {
-      const answer = await call({ url: `http://ledger/accounts/${order}` });
+      const answer = await call({ url: `http://ledger/entries/${order}` });
       return { status: answer.status, value: { order, ledger: JSON.parse(answer.body) as unknown } };
     },
   ],
