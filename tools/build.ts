@@ -12,7 +12,10 @@ const out = join(root, "dist", "package");
 
 rmSync(out, { recursive: true, force: true });
 mkdirSync(out, { recursive: true });
-execFileSync(process.execPath, [join(root, "node_modules", "typescript", "bin", "tsc"), "-p", "tsconfig.build.json"], { cwd: root, stdio: "inherit" });
+execFileSync(process.execPath, [join(root, "node_modules", "typescript", "bin", "tsc"), "-p", "tsconfig.build.json"], {
+  cwd: root,
+  stdio: "inherit",
+});
 
 const source = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as {
   version: string;
@@ -35,5 +38,6 @@ writeFileSync(join(out, "package.json"), `${JSON.stringify(manifest, undefined, 
 for (const name of ["README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md"]) cpSync(join(root, name), join(out, name));
 // The profiles alone: everything else in ca/ is a secret of whoever builds.
 mkdirSync(join(out, "profiles"));
-for (const name of readdirSync(join(root, "ca", "profiles"))) cpSync(join(root, "ca", "profiles", name), join(out, "profiles", name));
+for (const name of readdirSync(join(root, "ca", "profiles")))
+  cpSync(join(root, "ca", "profiles", name), join(out, "profiles", name));
 chmodSync(join(out, "lib", "cli", "hauberk.js"), 0o755);

@@ -30,7 +30,12 @@ interface Row {
 }
 
 const { values } = parseArgs({
-  options: { rounds: { type: "string", default: "5" }, seconds: { type: "string", default: "10" }, only: { type: "string" }, connections: { type: "string", default: "1,64" } },
+  options: {
+    rounds: { type: "string", default: "5" },
+    seconds: { type: "string", default: "10" },
+    only: { type: "string" },
+    connections: { type: "string", default: "1,64" },
+  },
 });
 const folder = mkdtempSync(join(tmpdir(), "hauberk-bench-"));
 const children: ChildProcess[] = [];
@@ -42,7 +47,8 @@ try {
   const sides = await startSides();
   for (const side of sides) console.log(`${side.name.padEnd(14)} ${await suite(side)}`);
   const results: Record<string, unknown> = {};
-  for (const connections of values.connections.split(",").map(Number)) results[connections] = await rounds(sides, connections);
+  for (const connections of values.connections.split(",").map(Number))
+    results[connections] = await rounds(sides, connections);
   mkdirSync(new URL("../out/", import.meta.url), { recursive: true });
   writeFileSync(new URL("../out/hop.json", import.meta.url), `${JSON.stringify(results, undefined, 2)}\n`);
 } finally {
@@ -58,21 +64,35 @@ async function startSides(): Promise<Side[]> {
     if (wanted?.includes(peer.name) === false) continue;
     const into = await start(peer.commands[1] ?? [""], peer.tlsPort);
     const out = await start(peer.commands[0] ?? [""], peer.port);
-    sides.push({ name: peer.name, port: peer.port, tlsPort: peer.tlsPort, pids: [out.pid ?? 0, into.pid ?? 0], headers: [] });
+    sides.push({
+      name: peer.name,
+      port: peer.port,
+      tlsPort: peer.tlsPort,
+      pids: [out.pid ?? 0, into.pid ?? 0],
+      headers: [],
+    });
   }
   for (const jwt of [false, true]) {
     const name = jwt ? "hauberk-jwt" : "hauberk";
     if (wanted?.includes(name) === false) continue;
     const hop = await startHop(join(folder, name), jwt);
     hops.push(hop);
-    sides.push({ name, port: Number(hop.out.ready["outbound"]), tlsPort: Number(hop.into.ready["inbound"]), pids: [hop.out.pid, hop.into.pid], headers: hop.headers, hop });
+    sides.push({
+      name,
+      port: Number(hop.out.ready["outbound"]),
+      tlsPort: Number(hop.into.ready["inbound"]),
+      pids: [hop.out.pid, hop.into.pid],
+      headers: hop.headers,
+      hop,
+    });
   }
   return sides;
 }
 
 async function rounds(sides: readonly Side[], connections: number): Promise<Record<string, Row>> {
   const rows = new Map<string, Row[]>(sides.map((side) => [side.name, []]));
-  for (const side of sides) await wrk(`http://127.0.0.1:${side.port}/`, { connections, seconds: 2, headers: side.headers });
+  for (const side of sides)
+    await wrk(`http://127.0.0.1:${side.port}/`, { connections, seconds: 2, headers: side.headers });
   for (let round = 0; round < Number(values.rounds); round++) {
     for (const side of sides) rows.get(side.name)?.push(await once(side, connections));
   }
@@ -87,28 +107,38 @@ async function rounds(sides: readonly Side[], connections: number): Promise<Reco
       p99Us: median(list.map((one) => one.p99Us)),
     };
     medians[name] = row;
-    console.log(`${name.padEnd(14)} ${row.cpuUs.toFixed(1).padStart(14)} ${row.perSecond.toFixed(0).padStart(9)} ${row.p50Us.toFixed(0).padStart(9)} ${row.p99Us.toFixed(0).padStart(9)}`);
+    console.log(
+      `${name.padEnd(14)} ${row.cpuUs.toFixed(1).padStart(14)} ${row.perSecond.toFixed(0).padStart(9)} ${row.p50Us.toFixed(0).padStart(9)} ${row.p99Us.toFixed(0).padStart(9)}`,
+    );
   }
   for (const [name, row] of Object.entries(medians)) {
     const h1 = medians["haproxy-h1"];
     const h2 = medians["haproxy-h2"];
     if (!name.startsWith("hauberk") || h1 === undefined || h2 === undefined) continue;
-    console.log(`${name}: CPU ${(row.cpuUs / h1.cpuUs).toFixed(2)} of haproxy-h1, ${(row.cpuUs / h2.cpuUs).toFixed(2)} of haproxy-h2; throughput ${(row.perSecond / h1.perSecond).toFixed(2)} of haproxy-h1`);
+    console.log(
+      `${name}: CPU ${(row.cpuUs / h1.cpuUs).toFixed(2)} of haproxy-h1, ${(row.cpuUs / h2.cpuUs).toFixed(2)} of haproxy-h2; throughput ${(row.perSecond / h1.perSecond).toFixed(2)} of haproxy-h1`,
+    );
   }
   return medians;
 }
 
 async function once(side: Side, connections: number): Promise<Row> {
   const before = { cpu: cpuOf(side.pids), counted: await side.hop?.counted() };
-  const load: Load = await wrk(`http://127.0.0.1:${side.port}/`, { connections, seconds: Number(values.seconds), headers: side.headers });
+  const load: Load = await wrk(`http://127.0.0.1:${side.port}/`, {
+    connections,
+    seconds: Number(values.seconds),
+    headers: side.headers,
+  });
   const cpu = cpuOf(side.pids) - before.cpu;
-  if (load.bad > 0 || load.requests === 0) throw new Error(`${side.name}: void: ${load.bad} bad answers of ${load.requests}`);
+  if (load.bad > 0 || load.requests === 0)
+    throw new Error(`${side.name}: void: ${load.bad} bad answers of ${load.requests}`);
   const after = await side.hop?.counted();
   if (before.counted !== undefined && after !== undefined) {
     for (const which of ["out", "into"] as const) {
       // wrk drops what is under way at its end: the sidecars may have counted up to one more per connection.
       const rose = after[which] - before.counted[which];
-      if (rose < load.requests || rose > load.requests + connections) throw new Error(`${side.name}: void: ${which} counted ${rose} of ${load.requests} requests`);
+      if (rose < load.requests || rose > load.requests + connections)
+        throw new Error(`${side.name}: void: ${which} counted ${rose} of ${load.requests} requests`);
     }
   }
   return { cpuUs: cpu / (2 * load.requests), perSecond: load.perSecond, p50Us: load.p50Us, p99Us: load.p99Us };

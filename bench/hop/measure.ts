@@ -40,12 +40,24 @@ function micros(text: string | undefined): number {
 }
 
 /** One run of wrk, one thread, keep-alive. */
-export async function wrk(url: string, run: { connections: number; seconds: number; headers: readonly string[] }): Promise<Load> {
-  const args = ["-t1", `-c${run.connections}`, `-d${run.seconds}s`, "--latency", ...run.headers.flatMap((header) => ["-H", header]), url];
+export async function wrk(
+  url: string,
+  run: { connections: number; seconds: number; headers: readonly string[] },
+): Promise<Load> {
+  const args = [
+    "-t1",
+    `-c${run.connections}`,
+    `-d${run.seconds}s`,
+    "--latency",
+    ...run.headers.flatMap((header) => ["-H", header]),
+    url,
+  ];
   const text = await output("wrk", args);
   const number = (pattern: RegExp): number => Number(pattern.exec(text)?.[1] ?? 0);
   const errors = /Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)/.exec(text);
-  const bad = number(/Non-2xx or 3xx responses: (\d+)/) + (errors === null ? 0 : errors.slice(1).reduce((sum, count) => sum + Number(count), 0));
+  const bad =
+    number(/Non-2xx or 3xx responses: (\d+)/) +
+    (errors === null ? 0 : errors.slice(1).reduce((sum, count) => sum + Number(count), 0));
   return {
     requests: number(/(\d+) requests in/),
     perSecond: number(/Requests\/sec:\s+([\d.]+)/),
@@ -62,12 +74,16 @@ export function output(command: string, args: readonly string[]): Promise<string
     child.stdout.on("data", (chunk: Buffer) => (text += chunk.toString()));
     child.stderr.on("data", (chunk: Buffer) => (text += chunk.toString()));
     child.once("error", reject);
-    child.once("close", (code) => (code === 0 ? resolve(text) : reject(new Error(`${command} ended with ${code}: ${text}`))));
+    child.once("close", (code) =>
+      code === 0 ? resolve(text) : reject(new Error(`${command} ended with ${code}: ${text}`)),
+    );
   });
 }
 
 export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
   const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? (sorted[middle] ?? Number.NaN) : ((sorted[middle - 1] ?? Number.NaN) + (sorted[middle] ?? Number.NaN)) / 2;
+  return sorted.length % 2 === 1
+    ? (sorted[middle] ?? Number.NaN)
+    : ((sorted[middle - 1] ?? Number.NaN) + (sorted[middle] ?? Number.NaN)) / 2;
 }

@@ -53,7 +53,15 @@ backend b
   server s1 127.0.0.1:9000
 `,
   );
-  return { name, port: ports.out, tlsPort: ports.in, commands: [["haproxy", "-db", "-f", out], ["haproxy", "-db", "-f", into]] };
+  return {
+    name,
+    port: ports.out,
+    tlsPort: ports.in,
+    commands: [
+      ["haproxy", "-db", "-f", out],
+      ["haproxy", "-db", "-f", into],
+    ],
+  };
 }
 
 function nginx(folder: string): Peer {
@@ -81,7 +89,15 @@ ${body}
     ` upstream app { server 127.0.0.1:9000; keepalive 256; keepalive_requests 1000000; }
  server { listen 127.0.0.1:9202 ssl; ssl_certificate ${pki}/b.crt; ssl_certificate_key ${pki}/b.key; ssl_client_certificate ${pki}/ca.crt; ssl_verify_client on; ssl_protocols TLSv1.3; ssl_ecdh_curve X25519; location / { proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection ""; } }`,
   );
-  return { name: "nginx", port: 9201, tlsPort: 9202, commands: [["nginx", "-c", out], ["nginx", "-c", into]] };
+  return {
+    name: "nginx",
+    port: 9201,
+    tlsPort: 9202,
+    commands: [
+      ["nginx", "-c", out],
+      ["nginx", "-c", into],
+    ],
+  };
 }
 
 /** The routee that everybody forwards to: nginx with a 34-byte body. */

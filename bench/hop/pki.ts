@@ -11,8 +11,31 @@ export function makePki(folder: string): void {
   openssl("req", "-x509", ...curve, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=bench", "-days", "2");
   for (const name of ["a", "b"]) {
     openssl("req", ...curve, "-keyout", `${name}.key`, "-out", `${name}.csr`, "-subj", `/CN=${name}.mesh`);
-    writeFileSync(join(pki, "ext"), `subjectAltName=URI:spiffe://mesh/${name},DNS:${name}.mesh\nkeyUsage=critical,digitalSignature\nextendedKeyUsage=serverAuth,clientAuth\n`);
-    openssl("x509", "-req", "-in", `${name}.csr`, "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-out", `${name}.crt`, "-extfile", "ext");
-    writeFileSync(join(pki, `${name}.pem`), readFileSync(join(pki, `${name}.crt`), "utf8") + readFileSync(join(pki, `${name}.key`), "utf8"), { mode: 0o600 });
+    writeFileSync(
+      join(pki, "ext"),
+      `subjectAltName=URI:spiffe://mesh/${name},DNS:${name}.mesh\nkeyUsage=critical,digitalSignature\nextendedKeyUsage=serverAuth,clientAuth\n`,
+    );
+    openssl(
+      "x509",
+      "-req",
+      "-in",
+      `${name}.csr`,
+      "-CA",
+      "ca.crt",
+      "-CAkey",
+      "ca.key",
+      "-CAcreateserial",
+      "-days",
+      "2",
+      "-out",
+      `${name}.crt`,
+      "-extfile",
+      "ext",
+    );
+    writeFileSync(
+      join(pki, `${name}.pem`),
+      readFileSync(join(pki, `${name}.crt`), "utf8") + readFileSync(join(pki, `${name}.key`), "utf8"),
+      { mode: 0o600 },
+    );
   }
 }

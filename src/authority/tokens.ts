@@ -133,13 +133,24 @@ export function unknownToken(): Refusal {
 /** Why a token was not redeemed, once it was not. */
 export function whyNotRedeemed(row: TokenRow, atMs: number): Refusal {
   const hint = `Ask for a new one: hauberk token create --service ${row.service}.${row.namespace}`;
-  const cannot = `Cannot enroll "${row.identity}": its token`;
   if (row.revokedAtMs !== null) {
-    return refuse("TOKEN_REVOKED", `${cannot} was revoked at ${new Date(row.revokedAtMs).toISOString()}`, hint);
+    return refuse(
+      "TOKEN_REVOKED",
+      `Cannot enroll "${row.identity}": its token was revoked at ${new Date(row.revokedAtMs).toISOString()}`,
+      hint,
+    );
   }
   if (row.expiresAtMs <= atMs) {
-    return refuse("TOKEN_EXPIRED", `${cannot} ended at ${new Date(row.expiresAtMs).toISOString()}`, hint);
+    return refuse(
+      "TOKEN_EXPIRED",
+      `Cannot enroll "${row.identity}": its token ended at ${new Date(row.expiresAtMs).toISOString()}`,
+      hint,
+    );
   }
   const used = row.usedAtMs === null ? "" : `, last at ${new Date(row.usedAtMs).toISOString()}`;
-  return refuse("TOKEN_ALREADY_USED", `${cannot} was used ${row.uses} of ${row.usesMax} times${used}`, hint);
+  return refuse(
+    "TOKEN_ALREADY_USED",
+    `Cannot enroll "${row.identity}": its token was used ${row.uses} of ${row.usesMax} times${used}`,
+    hint,
+  );
 }

@@ -28,7 +28,6 @@ export const failures = {
   BODY_TOO_LARGE: { status: 413, grpc: 8, retryable: false },
   METHOD_UNSUPPORTED: { status: 501, grpc: 12, retryable: false },
   PROXY_SECRET_WRONG: { status: 407, grpc: 16, retryable: false },
-  DRAINING: { status: 503, grpc: 14, retryable: true },
   // What the peer check says; logged by the refusing side.
   PEER_UNTRUSTED: { status: 403, grpc: 7, retryable: false },
   PEER_EXPIRED: { status: 403, grpc: 7, retryable: false },

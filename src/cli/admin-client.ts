@@ -99,7 +99,9 @@ export class AdminClient {
     const { leaf } = identity;
     if (systemClock.wallMs() < leaf.notBeforeMs + (leaf.notAfterMs - leaf.notBeforeMs) / 2) return;
     const { privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
-    const renewed = await this.call<AdminRenewed>("POST", "/v1/admins", { csr: writeCsr(privateKey).toString("base64") });
+    const renewed = await this.call<AdminRenewed>("POST", "/v1/admins", {
+      csr: writeCsr(privateKey).toString("base64"),
+    });
     const home = join(identity.file, "..");
     writeAdmin(home, identity.name, { key: privateKey, chain: renewed.chain, roots: renewed.roots });
     await this.#agent.close();
@@ -117,26 +119,43 @@ function proveControl(presented: PeerCertificate, wanted: string): Error | undef
 function unreachable(url: string, thrown: unknown): HauberkError {
   const cause = (thrown as { cause?: { code?: string } }).cause?.code ?? (thrown as { code?: string }).code;
   const why = cause === "ECONNREFUSED" ? "nothing listens there" : messageOf(thrown);
-  return new HauberkError("UNAVAILABLE", `Cannot reach the control plane at ${url}: ${why}`, "Start it with hauberk control, or name another with --control URL; hauberk check says more", thrown);
+  return new HauberkError(
+    "UNAVAILABLE",
+    `Cannot reach the control plane at ${url}: ${why}`,
+    "Start it with hauberk control, or name another with --control URL; hauberk check says more",
+    thrown,
+  );
 }
 
 function refusalOf(status: number, text: string): HauberkError {
   try {
     const { code, message, hint } = JSON.parse(text) as Record<string, unknown>;
-    if (typeof code === "string" && code in failures) return new HauberkError(code as FailureCode, String(message), String(hint));
+    if (typeof code === "string" && code in failures)
+      return new HauberkError(code as FailureCode, String(message), String(hint));
   } catch {
     // No answer of a control plane's: told below as what it is.
   }
-  return new HauberkError("UNAVAILABLE", `Cannot use the answer: status ${status} without a code`, "Check that --control names a Hauberk control plane of this release");
+  return new HauberkError(
+    "UNAVAILABLE",
+    `Cannot use the answer: status ${status} without a code`,
+    "Check that --control names a Hauberk control plane of this release",
+  );
 }
 
 /** `certs/admin/NAME.pem` holds chain and key, `roots.pem` the bundle: both 0600, replaced whole. */
-export function writeAdmin(folder: string, name: string, made: { key: KeyObject; chain: readonly string[]; roots: readonly string[] }): string {
+export function writeAdmin(
+  folder: string,
+  name: string,
+  made: { key: KeyObject; chain: readonly string[]; roots: readonly string[] },
+): string {
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   const file = join(folder, `${name}.pem`);
   const chain = made.chain.map((der) => toPem("CERTIFICATE", Buffer.from(der, "base64"))).join("");
-  replace(join(folder, "roots.pem"), made.roots.map((der) => toPem("CERTIFICATE", Buffer.from(der, "base64"))).join(""));
-  replace(file, chain + String(made.key.export({ type: "pkcs8", format: "pem" })));
+  replace(
+    join(folder, "roots.pem"),
+    made.roots.map((der) => toPem("CERTIFICATE", Buffer.from(der, "base64"))).join(""),
+  );
+  replace(file, chain + made.key.export({ type: "pkcs8", format: "pem" }));
   return file;
 }
 
@@ -147,7 +166,9 @@ function replace(file: string, text: string): void {
 
 function readAdmin(home: Home, named: string | undefined): AdminIdentity {
   const folder = join(home.certs, "admin");
-  const names = existsSync(folder) ? readdirSync(folder).filter((name) => name.endsWith(".pem") && name !== "roots.pem") : [];
+  const names = existsSync(folder)
+    ? readdirSync(folder).filter((name) => name.endsWith(".pem") && name !== "roots.pem")
+    : [];
   const known = names.map((name) => name.slice(0, -".pem".length));
   const name = named ?? (known.length === 1 ? known[0] : "admin");
   if (name === undefined || !known.includes(name)) {
@@ -167,8 +188,19 @@ function readAdminFile(folder: string, name: string): AdminIdentity {
   const first = isRefusal(blocks) ? undefined : blocks.find((block) => block.label === "CERTIFICATE");
   const leaf = first === undefined ? undefined : readCertificate(first.der);
   if (leaf === undefined || isRefusal(leaf)) {
-    throw new HauberkError("STATE_DAMAGED", `Cannot use ${file}: it holds no readable certificate`, "Run hauberk admin issue NAME again on the control plane's machine");
+    throw new HauberkError(
+      "STATE_DAMAGED",
+      `Cannot use ${file}: it holds no readable certificate`,
+      "Run hauberk admin issue NAME again on the control plane's machine",
+    );
   }
   const keyAt = text.indexOf("-----BEGIN PRIVATE KEY-----");
-  return { name, file, leaf, chainPem: text.slice(0, keyAt), key: createPrivateKey(text.slice(keyAt)), rootsPem: readFileSync(join(folder, "roots.pem"), "utf8") };
+  return {
+    name,
+    file,
+    leaf,
+    chainPem: text.slice(0, keyAt),
+    key: createPrivateKey(text.slice(keyAt)),
+    rootsPem: readFileSync(join(folder, "roots.pem"), "utf8"),
+  };
 }

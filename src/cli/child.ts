@@ -17,7 +17,10 @@ export interface Child {
  * What the program finds in its environment: the sidecar's outbound listener as its proxy for http. The secret stands in the URL,
  * because whoever can connect to that port would otherwise be the workload. The enrollment token is taken out.
  */
-export function childEnvironment(environment: Environment, outbound: { port: number; secret: string }): Record<string, string> {
+export function childEnvironment(
+  environment: Environment,
+  outbound: { port: number; secret: string },
+): Record<string, string> {
   const proxy = `http://hauberk:${outbound.secret}@127.0.0.1:${outbound.port}`;
   const merged: Record<string, string> = {};
   for (const [name, value] of Object.entries(environment)) {
@@ -33,17 +36,35 @@ export function childEnvironment(environment: Environment, outbound: { port: num
   return merged;
 }
 
-export function startChild([command, ...args]: readonly string[], environment: Record<string, string>, clock: Clock): Promise<Child> {
+export function startChild(
+  [command, ...args]: readonly string[],
+  environment: Record<string, string>,
+  clock: Clock,
+): Promise<Child> {
   return new Promise((resolve, reject) => {
     const child = spawn(command ?? "", args, { stdio: "inherit", env: environment });
     child.once("error", (thrown: NodeJS.ErrnoException) => {
-      const why = thrown.code === "ENOENT" ? "there is no such program" : thrown.code === "EACCES" ? "it may not be executed" : thrown.message;
-      reject(new HauberkError("USAGE", `Cannot start ${command}: ${why}`, "Check its name and PATH; the program stands after --", thrown));
+      const why =
+        thrown.code === "ENOENT"
+          ? "there is no such program"
+          : thrown.code === "EACCES"
+            ? "it may not be executed"
+            : thrown.message;
+      reject(
+        new HauberkError(
+          "USAGE",
+          `Cannot start ${command}: ${why}`,
+          "Check its name and PATH; the program stands after --",
+          thrown,
+        ),
+      );
     });
     const exited = new Promise<number>((done) => {
       child.once("exit", (code, signal) => done(code ?? 128 + (signal === null ? 0 : constants.signals[signal])));
     });
-    child.once("spawn", () => resolve({ pid: child.pid ?? 0, exited, end: (signal, graceMs) => end(child, { signal, graceMs, clock }) }));
+    child.once("spawn", () =>
+      resolve({ pid: child.pid ?? 0, exited, end: (signal, graceMs) => end(child, { signal, graceMs, clock }) }),
+    );
   });
 }
 

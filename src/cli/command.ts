@@ -50,7 +50,11 @@ export function usageError(message: string, hint: string): HauberkError {
 }
 
 /** Reads the words after a command's name; what the table does not know is refused. */
-export function readInput(command: Command, args: readonly string[], around: Pick<Input, "environment" | "terminal" | "cwd">): Input {
+export function readInput(
+  command: Command,
+  args: readonly string[],
+  around: Pick<Input, "environment" | "terminal" | "cwd">,
+): Input {
   const split = command.program === true ? args.indexOf("--") : -1;
   const own = split < 0 ? args : args.slice(0, split);
   const program = split < 0 ? [] : args.slice(split + 1);
@@ -58,7 +62,10 @@ export function readInput(command: Command, args: readonly string[], around: Pic
   const { values, positionals } = parse(command, own, hint);
   const [least, most] = command.words;
   if (positionals.length < least || positionals.length > most) {
-    throw usageError(`${positionals.length} words where ${least === most ? String(least) : `${least} to ${most}`} belong`, hint);
+    throw usageError(
+      `${positionals.length} words where ${least === most ? String(least) : `${least} to ${most}`} belong`,
+      hint,
+    );
   }
   return {
     ...around,
@@ -70,7 +77,11 @@ export function readInput(command: Command, args: readonly string[], around: Pic
   };
 }
 
-function parse(command: Command, args: readonly string[], hint: string): { values: Record<string, string[]>; positionals: string[] } {
+function parse(
+  command: Command,
+  args: readonly string[],
+  hint: string,
+): { values: Record<string, string[]>; positionals: string[] } {
   const options: Record<string, { type: "string" | "boolean"; multiple: boolean; short?: string }> = {};
   for (const [name, flag] of Object.entries(command.flags)) {
     options[name] = {

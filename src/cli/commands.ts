@@ -3,27 +3,53 @@ import type { Command, Flag, Run } from "./command.ts";
 /** Every command as data; the implementation is loaded when it is called. */
 
 const json: Flag = { why: "Print JSON" };
-const home: Flag = { value: "DIR", why: "The mesh home; default: the nearest folder with hauberk.yaml, or HAUBERK_HOME" };
-const admin: Flag = { value: "NAME", why: "Which administrator's SVID of certs/admin to use; default: the only one, or admin" };
+const home: Flag = {
+  value: "DIR",
+  why: "The mesh home; default: the nearest folder with hauberk.yaml, or HAUBERK_HOME",
+};
+const admin: Flag = {
+  value: "NAME",
+  why: "Which administrator's SVID of certs/admin to use; default: the only one, or admin",
+};
 const control: Flag = { value: "URL", why: "The mesh API; default: the one of this mesh home, https://127.0.0.1:7443" };
 
 const sidecarFlags: Readonly<Record<string, Flag>> = {
   service: { value: "NAME", short: "s", why: "The service that this is; a new enrollment needs a token for the same" },
   namespace: { value: "NAME", short: "n", why: "Its namespace; default: default" },
-  app: { value: "[NAME=]PROTOCOL:PORT", many: true, why: "A port of the program that others may call, such as http:8080; none for a pure client" },
-  "token-file": { value: "PATH", why: "The enrollment token, - for standard input; HAUBERK_TOKEN works too; not needed once enrolled" },
+  app: {
+    value: "[NAME=]PROTOCOL:PORT",
+    many: true,
+    why: "A port of the program that others may call, such as http:8080; none for a pure client",
+  },
+  "token-file": {
+    value: "PATH",
+    why: "The enrollment token, - for standard input; HAUBERK_TOKEN works too; not needed once enrolled",
+  },
   to: { value: "SERVICE=PORT", many: true, why: "A loopback port (or a socket's path) of its own for one service" },
   instance: { value: "NAME", why: "Tells several instances on one machine apart; default: 1" },
-  state: { value: "DIR", why: "Where the identity lies; default: certs/SERVICE/INSTANCE of the mesh home, else below $XDG_STATE_HOME/hauberk" },
-  advertise: { value: "ADDRESS", why: "At which address others reach this machine; default: the local one of the connection to the control plane" },
+  state: {
+    value: "DIR",
+    why: "Where the identity lies; default: certs/SERVICE/INSTANCE of the mesh home, else below $XDG_STATE_HOME/hauberk",
+  },
+  advertise: {
+    value: "ADDRESS",
+    why: "At which address others reach this machine; default: the local one of the connection to the control plane",
+  },
   "inbound-port": { value: "PORT", why: "Default: 15443, or a free one" },
   "inbound-host": { value: "ADDRESS", why: "Default: 0.0.0.0" },
   "outbound-port": { value: "PORT", why: "Default: 15001, or a free one" },
   egress: { value: "HOST[:PORT]", many: true, why: "A host outside of the mesh that may be called" },
-  "health-path": { value: "PATH", why: "What to GET on the first http port to see whether the program is well; default: a TCP connect" },
+  "health-path": {
+    value: "PATH",
+    why: "What to GET on the first http port to see whether the program is well; default: a TCP connect",
+  },
   balancer: { value: "NAME", why: "round-robin (default) or least-connections" },
   "admin-socket": { value: "PATH", why: "Where health and metrics answer; default: admin.sock in the state folder" },
-  "allow-exposed": { value: "PORT", many: true, why: "Accept that this port of the program answers on the network too" },
+  "allow-exposed": {
+    value: "PORT",
+    many: true,
+    why: "Accept that this port of the program answers on the network too",
+  },
   "access-log": { why: "Write a JSON line for every request to standard error" },
   "log-level": { value: "LEVEL", why: "debug, info, warn (default for run) or error" },
   home,
@@ -42,7 +68,10 @@ export const commands: readonly Command[] = [
     words: [0, 1],
     flags: {
       "trust-domain": { value: "NAME", why: "Default: asked for on a terminal, else made up, such as mesh-k3x9qa" },
-      "root-passphrase-file": { value: "PATH", why: "Default: one is made, in a 0600 file below $XDG_STATE_HOME/hauberk" },
+      "root-passphrase-file": {
+        value: "PATH",
+        why: "Default: one is made, in a 0600 file below $XDG_STATE_HOME/hauberk",
+      },
       "passphrase-file": { value: "PATH", why: "For the issuing key; default: one is made, likewise" },
       json,
     },
@@ -58,7 +87,10 @@ export const commands: readonly Command[] = [
       home,
       "passphrase-file": { value: "PATH", why: "Of the issuing key; default: where init put it" },
       mesh: { value: "HOST:PORT", why: "The mesh API; default: addresses.mesh of hauberk.yaml, 0.0.0.0:7443" },
-      enrollment: { value: "HOST:PORT", why: "Enrollment; default: addresses.enrollment of hauberk.yaml, 0.0.0.0:7444" },
+      enrollment: {
+        value: "HOST:PORT",
+        why: "Enrollment; default: addresses.enrollment of hauberk.yaml, 0.0.0.0:7444",
+      },
       "log-level": { value: "LEVEL", why: "debug, info (default), warn or error" },
       json,
     },
@@ -75,9 +107,15 @@ export const commands: readonly Command[] = [
       uses: { value: "N", why: "How many instances may enroll with it; default: 1" },
       ttl: { value: "DURATION", why: "How long it is good; default: 10m" },
       out: { value: "PATH", why: "Write it to a new 0600 file instead of standard output" },
-      control, admin, home, json,
+      control,
+      admin,
+      home,
+      json,
     },
-    examples: ["hauberk token create --service orders --out orders.token", "hauberk token create --service orders --uses 5 --ttl 1h"],
+    examples: [
+      "hauberk token create --service orders --out orders.token",
+      "hauberk token create --service orders --uses 5 --ttl 1h",
+    ],
     load: lazy(() => import("./commands/token-create.ts")),
   },
   {
@@ -104,7 +142,11 @@ export const commands: readonly Command[] = [
     usage: "--service NAME [OPTIONS] -- PROGRAM [ARGUMENTS]",
     words: [0, 0],
     program: true,
-    flags: { ...sidecarFlags, json: { why: "Say in one JSON line on standard error when the sidecar is ready" }, grace: { value: "DURATION", why: "How long the program may take to end before it is killed; default: 10s" } },
+    flags: {
+      ...sidecarFlags,
+      json: { why: "Say in one JSON line on standard error when the sidecar is ready" },
+      grace: { value: "DURATION", why: "How long the program may take to end before it is killed; default: 10s" },
+    },
     examples: [
       "hauberk run --service orders --app http:8080 --token-file orders.token -- node app.js",
       "hauberk run --service web -- curl http://orders/orders/1",
@@ -117,8 +159,17 @@ export const commands: readonly Command[] = [
     summary: "Run a sidecar alone",
     usage: "--service NAME [OPTIONS]",
     words: [0, 0],
-    flags: { ...sidecarFlags, "open-outbound": { why: "Let every local user call as this service through the outbound port; hauberk check names it" }, json },
-    examples: ["hauberk proxy --service orders --app http:8080 --token-file orders.token", "hauberk proxy --service web --to orders=7001"],
+    flags: {
+      ...sidecarFlags,
+      "open-outbound": {
+        why: "Let every local user call as this service through the outbound port; hauberk check names it",
+      },
+      json,
+    },
+    examples: [
+      "hauberk proxy --service orders --app http:8080 --token-file orders.token",
+      "hauberk proxy --service web --to orders=7001",
+    ],
     load: lazy(() => import("./commands/proxy.ts")),
   },
   {
@@ -150,12 +201,19 @@ export const commands: readonly Command[] = [
       claim: { value: "NAME=VALUE", many: true, why: "A claim of a valid token; the same name again makes a list" },
       provider: { value: "NAME", why: "Whose token it is, without a claim too; default: the only provider" },
       header: { value: "NAME: VALUE", many: true, why: "A header of the request" },
-      address: { value: "ADDRESS", why: "Where the call comes from; left out, the caller's own sidecar decides, which cannot know" },
+      address: {
+        value: "ADDRESS",
+        why: "Where the call comes from; left out, the caller's own sidecar decides, which cannot know",
+      },
       port: { value: "PORT", why: "The routee's port" },
       policies: { value: "DIR", why: "The folder of policies; default: policies of the mesh home" },
-      home, json,
+      home,
+      json,
     },
-    examples: ["hauberk policy explain --from web --to orders GET /orders/1", "hauberk policy explain --from web --to orders --claim scope=orders:read GET /orders/1"],
+    examples: [
+      "hauberk policy explain --from web --to orders GET /orders/1",
+      "hauberk policy explain --from web --to orders --claim scope=orders:read GET /orders/1",
+    ],
     load: lazy(() => import("./commands/policy-explain.ts")),
   },
   {
@@ -181,7 +239,11 @@ export const commands: readonly Command[] = [
     summary: "Show what a certificate file says, and whether it is a good SVID",
     usage: "FILE",
     words: [1, 1],
-    flags: { roots: { value: "FILE", why: "Verify against these roots; default: ca/root.crt of the mesh home" }, home, json },
+    flags: {
+      roots: { value: "FILE", why: "Verify against these roots; default: ca/root.crt of the mesh home" },
+      home,
+      json,
+    },
     examples: ["hauberk certs inspect ca/root.crt", "hauberk certs inspect certs/orders/1/identity.json"],
     load: lazy(() => import("./commands/certs-inspect.ts")),
   },
@@ -194,9 +256,13 @@ export const commands: readonly Command[] = [
       format: { value: "FORMAT", why: "pem (default) or p12" },
       out: { value: "PATH", why: "A new file, 0600" },
       "password-file": { value: "PATH", why: "For p12; default: one is made and written beside, 0600" },
-      home, json,
+      home,
+      json,
     },
-    examples: ["hauberk certs export certs/orders/1 --out orders.pem", "hauberk certs export certs/orders/1 --format p12 --out orders.p12 --password-file pw"],
+    examples: [
+      "hauberk certs export certs/orders/1 --out orders.pem",
+      "hauberk certs export certs/orders/1 --format p12 --out orders.p12 --password-file pw",
+    ],
     load: lazy(() => import("./commands/certs-export.ts")),
   },
   {

@@ -24,15 +24,23 @@ export interface Config {
 type Read = (value: unknown) => string | undefined;
 
 const address: Read = (value) =>
-  typeof value === "string" && /^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}$/.test(value) ? undefined : "an address HOST:PORT";
-const duration: Read = (value) => (typeof value === "string" && readDuration(value) !== undefined ? undefined : "a duration such as 30s, 10m, 24h or 7d");
+  typeof value === "string" && /^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}$/.test(value)
+    ? undefined
+    : "an address HOST:PORT";
+const duration: Read = (value) =>
+  typeof value === "string" && readDuration(value) !== undefined ? undefined : "a duration such as 30s, 10m, 24h or 7d";
 const truth: Read = (value) => (typeof value === "boolean" ? undefined : "true or false");
 const text: Read = (value) => (typeof value === "string" && value !== "" ? undefined : "a text");
-const texts: Read = (value) => (Array.isArray(value) && value.every((entry) => typeof entry === "string" && entry !== "") ? undefined : "a list of texts");
-const plain: Read = (value) => (["string", "number", "boolean"].includes(typeof value) ? undefined : "a number, a text, true or false");
+const texts: Read = (value) =>
+  Array.isArray(value) && value.every((entry) => typeof entry === "string" && entry !== "")
+    ? undefined
+    : "a list of texts";
+const plain: Read = (value) =>
+  ["string", "number", "boolean"].includes(typeof value) ? undefined : "a number, a text, true or false";
 
 const shape: Readonly<Record<string, Read | Readonly<Record<string, Read>> | "any">> = {
-  trustDomain: (value) => (typeof value === "string" && isTrustDomain(value) ? undefined : "a trust domain of a-z, 0-9, \".\", \"_\", \"-\""),
+  trustDomain: (value) =>
+    typeof value === "string" && isTrustDomain(value) ? undefined : 'a trust domain of a-z, 0-9, ".", "_", "-"',
   addresses: { mesh: address, enrollment: address, advertise: texts },
   store: { sqlite: text },
   lifetimes: { leaf: duration, token: duration, allowSeconds: truth },
@@ -45,7 +53,12 @@ export function readConfig(file: string): Config {
   try {
     source = readFileSync(file, "utf8");
   } catch (thrown) {
-    throw new HauberkError("CONFIG_INVALID", `Cannot read ${file}: ${(thrown as Error).message}`, "Check that it exists and that you may read it", thrown);
+    throw new HauberkError(
+      "CONFIG_INVALID",
+      `Cannot read ${file}: ${(thrown as Error).message}`,
+      "Check that it exists and that you may read it",
+      thrown,
+    );
   }
   const lines = new LineCounter();
   const document = parseDocument(source, { lineCounter: lines, maxAliasCount: 0 } as object);
@@ -56,17 +69,28 @@ export function readConfig(file: string): Config {
   const [error] = document.errors;
   if (error !== undefined) throw invalid(where(error.pos[0]), error.message.split("\n")[0] ?? "", "Mend the YAML");
   const root = document.contents;
-  if (root !== null && !isMap(root)) throw invalid(where(0), "the file is not a mapping", "Start with trustDomain: NAME");
+  if (root !== null && !isMap(root))
+    throw invalid(where(0), "the file is not a mapping", "Start with trustDomain: NAME");
   const values: Record<string, unknown> = {};
-  for (const pair of root?.items ?? []) readKey(pair as Pair<Node, Node>, values, where);
-  if (values["trustDomain"] === undefined) throw invalid(where(0), "trustDomain is missing", "Add trustDomain: NAME, the name that hauberk init gave the CA");
+  for (const pair of root?.items ?? []) readKey(pair, values, where);
+  if (values["trustDomain"] === undefined)
+    throw invalid(where(0), "trustDomain is missing", "Add trustDomain: NAME, the name that hauberk init gave the CA");
   return configOf(values);
 }
 
-function readKey(pair: Pair<Node, Node | null>, values: Record<string, unknown>, where: (offset?: number) => string): void {
+function readKey(
+  pair: Pair<Node, Node | null>,
+  values: Record<string, unknown>,
+  where: (offset?: number) => string,
+): void {
   const key = isScalar(pair.key) ? String(pair.key.value) : "";
   const rule = Object.hasOwn(shape, key) ? shape[key] : undefined;
-  if (rule === undefined) throw invalid(where(pair.key.range?.[0]), `"${key}" is no key of it`, `Use one of ${Object.keys(shape).join(", ")}`);
+  if (rule === undefined)
+    throw invalid(
+      where(pair.key.range?.[0]),
+      `"${key}" is no key of it`,
+      `Use one of ${Object.keys(shape).join(", ")}`,
+    );
   const at = where(pair.value?.range?.[0] ?? pair.key.range?.[0]);
   const value: unknown = pair.value === null ? null : (pair.value as { toJSON(): unknown }).toJSON();
   if (typeof rule === "function") {
@@ -80,10 +104,16 @@ function readKey(pair: Pair<Node, Node | null>, values: Record<string, unknown>,
     const name = isScalar(inner.key) ? String(inner.key.value) : "";
     const check = rule === "any" ? plain : Object.hasOwn(rule, name) ? rule[name] : undefined;
     const start = where(inner.key.range?.[0]);
-    if (check === undefined) throw invalid(start, `"${key}.${name}" is no key of it`, `Use one of ${Object.keys(rule).join(", ")}`);
+    if (check === undefined)
+      throw invalid(start, `"${key}.${name}" is no key of it`, `Use one of ${Object.keys(rule).join(", ")}`);
     const content: unknown = inner.value === null ? null : (inner.value as { toJSON(): unknown }).toJSON();
     const wanted = check(content);
-    if (wanted !== undefined) throw invalid(where(inner.value?.range?.[0] ?? inner.key.range?.[0]), `"${key}.${name}" is not ${wanted}`, "Mend this line");
+    if (wanted !== undefined)
+      throw invalid(
+        where(inner.value?.range?.[0] ?? inner.key.range?.[0]),
+        `"${key}.${name}" is not ${wanted}`,
+        "Mend this line",
+      );
     values[`${key}.${name}`] = content;
   }
 }
@@ -97,7 +127,8 @@ function configOf(values: Record<string, unknown>): Config {
   for (const [name, value] of Object.entries(values)) {
     if (name.startsWith("options.")) options[name.slice("options.".length)] = value as number | string | boolean;
   }
-  const ms = (name: string): number | undefined => (values[name] === undefined ? undefined : readDuration(values[name] as string));
+  const ms = (name: string): number | undefined =>
+    values[name] === undefined ? undefined : readDuration(values[name] as string);
   return Object.freeze({
     trustDomain: values["trustDomain"] as string,
     mesh: (values["addresses.mesh"] as string | undefined) ?? "0.0.0.0:7443",

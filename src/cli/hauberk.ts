@@ -2,8 +2,9 @@
 /** What `bin` starts: an old Node gets a sentence, not a syntax error, so this file imports nothing before it looked. */
 const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
 if (major < 24 || (major === 24 && minor < 17)) {
+  const code = "NODE_TOO_OLD";
   process.stderr.write(
-    `error: Cannot start hauberk: this is Node ${process.versions.node}, and it needs 24.17 or later (NODE_TOO_OLD)\n` +
+    `error: Cannot start hauberk: this is Node ${process.versions.node}, wanted 24.17 or later (${code})\n` +
       "hint: Install Node 24 or 26 from https://nodejs.org, then run the same command again\n",
   );
   process.exitCode = 70;

@@ -51,7 +51,11 @@ export function stateHome(environment: Environment): string {
   if (base !== undefined && base.startsWith("/")) return join(base, "hauberk");
   const home = environment["HOME"];
   if (home === undefined || !home.startsWith("/")) {
-    throw new HauberkError("CONFIG_INVALID", "Cannot find a place for state: neither XDG_STATE_HOME nor HOME is set", "Set XDG_STATE_HOME to a folder of your own");
+    throw new HauberkError(
+      "CONFIG_INVALID",
+      "Cannot find a place for state: neither XDG_STATE_HOME nor HOME is set",
+      "Set XDG_STATE_HOME to a folder of your own",
+    );
   }
   return join(home, ".local", "state", "hauberk");
 }
@@ -64,7 +68,7 @@ export function readSecretFile(path: string, what: string, stdin: () => string):
     const code = (thrown as { code?: string }).code ?? "";
     throw new HauberkError(
       "CONFIG_INVALID",
-      `Cannot read ${what} from ${path}: ${code === "ENOENT" ? "there is no such file" : code === "EACCES" ? "this user may not read it" : String(code)}`,
+      `Cannot read ${what} from ${path}: ${code === "ENOENT" ? "there is no such file" : code === "EACCES" ? "this user may not read it" : code}`,
       "Check the path, and that the file belongs to the user who runs this",
       thrown,
     );

@@ -46,7 +46,10 @@ function find(argv: readonly string[]): Command | undefined {
 function unknownCommand(argv: readonly string[]): HauberkError {
   const family = commands.filter((command) => command.name.startsWith(`${argv[0]} `));
   if (family.length > 0) {
-    return usageError(`"${argv[0]}" needs one of ${family.map((command) => command.name.split(" ")[1]).join(", ")}`, `See hauberk ${family[0]?.name} --help`);
+    return usageError(
+      `"${argv[0]}" needs one of ${family.map((command) => command.name.split(" ")[1]).join(", ")}`,
+      `See hauberk ${family[0]?.name} --help`,
+    );
   }
   return usageError(`there is no command "${argv[0]}"`, "See hauberk --help");
 }
@@ -73,9 +76,24 @@ function overview(): string {
 }
 
 const unavailable: ReadonlySet<string> = new Set([
-  "UNAVAILABLE", "CONTROL_UNREACHABLE", "STORE_FAILED", "CONNECT_FAILED", "PORT_TAKEN", "STATE_LOCKED", "RATE_LIMITED", "ROOT_NOT_PINNED", "CONTROL_NOT_PROVEN",
+  "UNAVAILABLE",
+  "CONTROL_UNREACHABLE",
+  "STORE_FAILED",
+  "CONNECT_FAILED",
+  "PORT_TAKEN",
+  "STATE_LOCKED",
+  "RATE_LIMITED",
+  "ROOT_NOT_PINNED",
+  "CONTROL_NOT_PROVEN",
 ]);
-const usage: ReadonlySet<string> = new Set(["USAGE", "CONFIG_INVALID", "TOKEN_NEEDED", "PASSPHRASE_MISSING", "HOME_MISSING", "HOME_EXISTS"]);
+const usage: ReadonlySet<string> = new Set([
+  "USAGE",
+  "CONFIG_INVALID",
+  "TOKEN_NEEDED",
+  "PASSPHRASE_MISSING",
+  "HOME_MISSING",
+  "HOME_EXISTS",
+]);
 
 function fail(thrown: unknown, terminal: Terminal): number {
   if (thrown instanceof HauberkError && thrown.code in failures && thrown.code !== "BUG") {
@@ -83,7 +101,11 @@ function fail(thrown: unknown, terminal: Terminal): number {
     if (usage.has(thrown.code)) return exits.usage;
     return unavailable.has(thrown.code) ? exits.unavailable : exits.negative;
   }
-  showRefusal(terminal, { code: "BUG", message: `Cannot go on: ${messageOf(thrown)}`, hint: "This is a bug of Hauberk; report it with what follows" });
+  showRefusal(terminal, {
+    code: "BUG",
+    message: `Cannot go on: ${messageOf(thrown)}`,
+    hint: "This is a bug of Hauberk; report it with what follows",
+  });
   if (thrown instanceof Error && thrown.stack !== undefined) terminal.err(thrown.stack);
   return exits.bug;
 }

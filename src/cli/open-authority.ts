@@ -78,7 +78,12 @@ export async function withAuthority<T>(opening: Opening, work: (authority: Autho
 /** An administrator's SVID, in the files that the other commands use; gives the file's name. */
 export async function issueAdmin(authority: Authority, home: Home, name: string): Promise<string> {
   const { privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
-  const issued = await authority.issueAdmin({ name, csr: writeCsr(privateKey).toString("base64"), by: "passphrase", replace: true });
+  const issued = await authority.issueAdmin({
+    name,
+    csr: writeCsr(privateKey).toString("base64"),
+    by: "passphrase",
+    replace: true,
+  });
   if (isRefusal(issued)) throw HauberkError.from(issued);
   return writeAdmin(join(home.certs, "admin"), name, { key: privateKey, chain: issued.chain, roots: issued.roots });
 }
@@ -90,9 +95,16 @@ export function passphraseFile(state: string, rootFingerprint: string, name: str
 
 function findPassphrase(input: Input, home: Home): string {
   const named = input.flag("passphrase-file") ?? input.environment["HAUBERK_PASSPHRASE_FILE"];
-  const path = named === undefined ? passphraseFile(stateHome(input.environment), rootFingerprint(home), "issuing.passphrase") : resolve(input.cwd, named);
+  const path =
+    named === undefined
+      ? passphraseFile(stateHome(input.environment), rootFingerprint(home), "issuing.passphrase")
+      : resolve(input.cwd, named);
   if (!existsSync(path)) {
-    throw new HauberkError("PASSPHRASE_MISSING", `Cannot open the issuing key: its passphrase is not in ${path}`, "Name its file with --passphrase-file, or set XDG_STATE_HOME as it was when hauberk init ran");
+    throw new HauberkError(
+      "PASSPHRASE_MISSING",
+      `Cannot open the issuing key: its passphrase is not in ${path}`,
+      "Name its file with --passphrase-file, or set XDG_STATE_HOME as it was when hauberk init ran",
+    );
   }
   return readSecretFile(path, "the passphrase", () => "");
 }
@@ -100,10 +112,19 @@ function findPassphrase(input: Input, home: Home): string {
 function rootFingerprint(home: Home): string {
   const file = join(home.ca, "root.crt");
   if (!existsSync(file)) {
-    throw new HauberkError("HOME_MISSING", `Cannot use ${home.folder}: it has no CA, ca/root.crt is missing`, "Run hauberk init there");
+    throw new HauberkError(
+      "HOME_MISSING",
+      `Cannot use ${home.folder}: it has no CA, ca/root.crt is missing`,
+      "Run hauberk init there",
+    );
   }
   const blocks = fromPem(readFileSync(file, "utf8"));
   const first = isRefusal(blocks) ? undefined : blocks[0];
-  if (first === undefined) throw new HauberkError("STATE_DAMAGED", `Cannot read ${file}: it holds no certificate`, "Put back the file from a backup");
+  if (first === undefined)
+    throw new HauberkError(
+      "STATE_DAMAGED",
+      `Cannot read ${file}: it holds no certificate`,
+      "Put back the file from a backup",
+    );
   return fingerprintOf(first.der);
 }

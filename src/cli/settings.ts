@@ -25,7 +25,8 @@ function read(name: string, option: Option, given: number | string | boolean): n
     throw wrong(name, option, given, "true or false");
   }
   const number = typeof given === "number" ? given : /^-?\d+(\.\d+)?$/.test(String(given)) ? Number(given) : Number.NaN;
-  if (!(number >= option.min && number <= option.max)) throw wrong(name, option, given, `a number from ${option.min} to ${option.max}`);
+  if (!(number >= option.min && number <= option.max))
+    throw wrong(name, option, given, `a number from ${option.min} to ${option.max}`);
   return number;
 }
 
@@ -41,6 +42,10 @@ function wrong(name: string, option: Option, given: unknown, wanted: string): Ha
 export function refuseUnknown(tables: readonly OptionTable[], file: SettingSources["file"]): void {
   for (const name of Object.keys(file)) {
     if (tables.some((table) => Object.hasOwn(table, name))) continue;
-    throw new HauberkError("CONFIG_INVALID", `Cannot use hauberk.yaml: there is no option "${name}"`, "See docs/OPTIONS.md for the names");
+    throw new HauberkError(
+      "CONFIG_INVALID",
+      `Cannot use hauberk.yaml: there is no option "${name}"`,
+      "See docs/OPTIONS.md for the names",
+    );
   }
 }

@@ -70,7 +70,9 @@ function stateFolderOf(input: Input, service: ServiceName, instance: string): st
   if (named !== undefined) return resolve(input.cwd, named);
   const name = service.namespace === "default" ? service.service : `${service.service}.${service.namespace}`;
   const home = findHome(input.cwd, input.flag("home") ?? input.environment["HAUBERK_HOME"]);
-  return home === undefined ? join(stateHome(input.environment), "sidecars", name, instance) : join(home.certs, name, instance);
+  return home === undefined
+    ? join(stateHome(input.environment), "sidecars", name, instance)
+    : join(home.certs, name, instance);
 }
 
 const protocols = ["http", "h2", "tcp"] as const;
@@ -80,8 +82,10 @@ function readPorts(input: Input): RouteePort[] {
   const ports = input.flags("app").map((text): RouteePort => {
     const match = /^(?:([a-z0-9-]+)=)?([a-z0-9]+):(\d{1,5})$/.exec(text);
     const protocol = protocols.find((known) => known === match?.[2]);
-    if (match === null || protocol === undefined) throw usage(input, `--app ${text} is not [NAME=]PROTOCOL:PORT with http as the protocol`);
-    if (protocol !== "http") throw usage(input, `--app ${text}: ${protocol} is not carried in this release; only http is`);
+    if (match === null || protocol === undefined)
+      throw usage(input, `--app ${text} is not [NAME=]PROTOCOL:PORT with http as the protocol`);
+    if (protocol !== "http")
+      throw usage(input, `--app ${text}: ${protocol} is not carried in this release; only http is`);
     const port = portOf(input, "app", match[3] ?? "");
     return { name: match[1] ?? `${protocol}-${port}`, port, protocol };
   });
@@ -94,7 +98,8 @@ function readTo(input: Input, text: string, namespace: string): { service: Servi
   const equals = text.indexOf("=");
   const at = text.slice(equals + 1);
   const service = parseServiceName(text.slice(0, Math.max(0, equals)), namespace);
-  if (equals < 1 || at === "" || isRefusal(service)) throw usage(input, `--to ${text} is not SERVICE=PORT or SERVICE=/PATH`);
+  if (equals < 1 || at === "" || isRefusal(service))
+    throw usage(input, `--to ${text} is not SERVICE=PORT or SERVICE=/PATH`);
   if (at.startsWith("/")) return { service, at };
   return { service, at: portOf(input, "to", at) };
 }
@@ -106,13 +111,15 @@ function readPort(input: Input, name: string): number | undefined {
 
 function portOf(input: Input, name: string, text: string): number {
   const port = Number(text);
-  if (!/^\d{1,5}$/.test(text) || port < 1 || port > 65_535) throw usage(input, `--${name}: "${text}" is no port from 1 to 65535`);
+  if (!/^\d{1,5}$/.test(text) || port < 1 || port > 65_535)
+    throw usage(input, `--${name}: "${text}" is no port from 1 to 65535`);
   return port;
 }
 
 function readHealthPath(input: Input): string | undefined {
   const path = input.flag("health-path");
-  if (path !== undefined && !/^\/[\x21-\x7e]*$/.test(path)) throw usage(input, `--health-path ${path} does not start with "/"`);
+  if (path !== undefined && !/^\/[\x21-\x7e]*$/.test(path))
+    throw usage(input, `--health-path ${path} does not start with "/"`);
   return path;
 }
 
@@ -127,9 +134,11 @@ function oneOf<const T extends string>(input: Input, name: string, known: readon
 function tokenSource(input: Input): (() => string | undefined) | undefined {
   const path = input.flag("token-file");
   if (path !== undefined) {
-    return () => readSecretFile(path === "-" ? path : resolve(input.cwd, path), "the enrollment token", () => readFileSync(0, "utf8"));
+    return () =>
+      readSecretFile(path === "-" ? path : resolve(input.cwd, path), "the enrollment token", () =>
+        readFileSync(0, "utf8"),
+      );
   }
   const given = input.environment["HAUBERK_TOKEN"];
   return given === undefined ? undefined : () => given.trim();
 }
-

@@ -21,7 +21,11 @@ export interface StartedSidecar {
   readonly log: Log;
 }
 
-export async function startSidecar(input: Input, wanted: SidecarInput, secret: string | undefined): Promise<StartedSidecar> {
+export async function startSidecar(
+  input: Input,
+  wanted: SidecarInput,
+  secret: string | undefined,
+): Promise<StartedSidecar> {
   const sources = await settingSources(input);
   const log = openLog({ level: wanted.logLevel, fields: { program: "sidecar", service: serviceKey(wanted.service) } });
   try {
@@ -65,7 +69,8 @@ export async function startSidecar(input: Input, wanted: SidecarInput, secret: s
 /** A sidecar needs nothing of hauberk.yaml but its options: YAML is loaded only where the file has some. */
 async function settingSources(input: Input): Promise<SettingSources> {
   const home = findHome(input.cwd, input.flag("home") ?? input.environment["HAUBERK_HOME"]);
-  if (home === undefined || !/^options:/m.test(readFileSync(home.configFile, "utf8"))) return { environment: input.environment, file: {} };
+  if (home === undefined || !/^options:/m.test(readFileSync(home.configFile, "utf8")))
+    return { environment: input.environment, file: {} };
   const { readConfig } = await import("./config.ts");
   return { environment: input.environment, file: readConfig(home.configFile).options };
 }

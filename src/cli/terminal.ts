@@ -35,11 +35,17 @@ export function paint(colour: "red" | "green" | "cyan" | "yellow" | "dim" | "bol
   return styleText(colour, text, { stream: process.stderr });
 }
 
-/** A table with aligned columns, without lines around them. */
-export function table(header: readonly string[], rows: readonly (readonly string[])[]): string {
-  if (rows.length === 0) return "(none)";
-  const widths = header.map((title, column) => Math.max(title.length, ...rows.map((row) => (row[column] ?? "").length)));
-  const line = (cells: readonly string[]): string => cells.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join("  ").trimEnd();
+/** A table with aligned columns, without lines around them; `empty` is what stands there without a row: "No tokens". */
+export function table(header: readonly string[], rows: readonly (readonly string[])[], empty: string): string {
+  if (rows.length === 0) return empty;
+  const widths = header.map((title, column) =>
+    Math.max(title.length, ...rows.map((row) => (row[column] ?? "").length)),
+  );
+  const line = (cells: readonly string[]): string =>
+    cells
+      .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+      .join("  ")
+      .trimEnd();
   return [line(header), ...rows.map(line)].join("\n");
 }
 
@@ -48,7 +54,12 @@ export function duration(ms: number): string {
   const sign = ms < 0 ? "-" : "";
   let rest = Math.floor(Math.abs(ms) / 1000);
   const parts: string[] = [];
-  for (const [unit, seconds] of [["d", 86_400], ["h", 3600], ["m", 60], ["s", 1]] as const) {
+  for (const [unit, seconds] of [
+    ["d", 86_400],
+    ["h", 3600],
+    ["m", 60],
+    ["s", 1],
+  ] as const) {
     const count = Math.floor(rest / seconds);
     rest -= count * seconds;
     if (count > 0 && parts.length < 2) parts.push(`${count}${unit}`);

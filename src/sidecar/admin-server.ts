@@ -10,17 +10,20 @@ export type AdminRoutes = Readonly<Record<string, () => { status?: number; type:
  * GET only; unknown paths are 404.
  */
 export async function listenAdmin(path: string, routes: AdminRoutes): Promise<{ close(): Promise<void> }> {
-  const server = createServer({ requestTimeout: 10_000, headersTimeout: 10_000, maxHeaderSize: 8192 }, (request, response) => {
-    const route = request.url !== undefined && Object.hasOwn(routes, request.url) ? routes[request.url] : undefined;
-    if (route === undefined || request.method !== "GET") {
-      response.writeHead(route === undefined ? 404 : 405, { "content-type": "application/json" });
-      response.end(`${JSON.stringify({ paths: Object.keys(routes) })}\n`);
-      return;
-    }
-    const { status = 200, type, body } = route();
-    response.writeHead(status, { "content-type": type });
-    response.end(body);
-  });
+  const server = createServer(
+    { requestTimeout: 10_000, headersTimeout: 10_000, maxHeaderSize: 8192 },
+    (request, response) => {
+      const route = request.url !== undefined && Object.hasOwn(routes, request.url) ? routes[request.url] : undefined;
+      if (route === undefined || request.method !== "GET") {
+        response.writeHead(route === undefined ? 404 : 405, { "content-type": "application/json" });
+        response.end(`${JSON.stringify({ paths: Object.keys(routes) })}\n`);
+        return;
+      }
+      const { status = 200, type, body } = route();
+      response.writeHead(status, { "content-type": type });
+      response.end(body);
+    },
+  );
   server.maxConnections = 32;
   // The state folder's lock is held, so a socket that is still there belongs to nobody.
   rmSync(path, { force: true });

@@ -7,7 +7,10 @@ import { refuse, type Refusal } from "../base/errors.ts";
 export function networkAddresses(): string[] {
   return Object.values(networkInterfaces())
     .flatMap((entries) => entries ?? [])
-    .filter((entry) => !entry.internal && !entry.address.toLowerCase().startsWith("fe80:") && !entry.address.startsWith("169.254."))
+    .filter(
+      (entry) =>
+        !entry.internal && !entry.address.toLowerCase().startsWith("fe80:") && !entry.address.startsWith("169.254."),
+    )
     .map((entry) => entry.address);
 }
 

@@ -59,7 +59,10 @@ export class SnapshotFile {
     this.#waiting = undefined;
     if (state?.version === undefined) return;
     try {
-      await this.#folder.write(fileName, writeLine({ type: "full", version: state.version, entries: [...state.entries] }));
+      await this.#folder.write(
+        fileName,
+        writeLine({ type: "full", version: state.version, entries: [...state.entries] }),
+      );
     } catch (thrown) {
       this.#log.error("the snapshot could not be kept on disk", { because: messageOf(thrown) });
     }

@@ -56,7 +56,11 @@ async function settled(): Promise<void> {
   for (let turn = 0; turn < 5; turn++) await Promise.resolve();
 }
 
-const full = (counter: number, entries: StateEntry[] = []): Down => ({ type: "full", version: { epoch: "e", counter }, entries });
+const full = (counter: number, entries: StateEntry[] = []): Down => ({
+  type: "full",
+  version: { epoch: "e", counter },
+  entries,
+});
 
 test("a stream starts with hello, and a full state is acknowledged", async () => {
   const { streams, client } = setUp();
@@ -75,7 +79,12 @@ test("one question is asked for a service, however many wait for its answer", as
   streams[0]?.events.down(full(1));
   const answers = Promise.all([client.ask("orders.default"), client.ask("orders.default")]);
   expect(streams[0]?.sent.filter((message) => message.type === "subscribe")).toHaveLength(1);
-  streams[0]?.events.down({ type: "delta", version: { epoch: "e", counter: 2 }, set: [["service/orders.default", view]], gone: [] });
+  streams[0]?.events.down({
+    type: "delta",
+    version: { epoch: "e", counter: 2 },
+    set: [["service/orders.default", view]],
+    gone: [],
+  });
   expect(await answers).toEqual([view, view]);
 });
 
@@ -98,7 +107,10 @@ test("invented names are forgotten, and refused above the limit", async () => {
   const asked: Promise<unknown>[] = [];
   for (let index = 0; index < options.subscriptionsMax; index++) asked.push(client.ask(`n${index}.default`));
   await expect(client.ask("one-more.default")).rejects.toMatchObject({ code: "LIMIT_REQUESTS" });
-  const set = Array.from({ length: options.subscriptionsMax }, (_, index): StateEntry => [`service/n${index}.default`, null]);
+  const set = Array.from({ length: options.subscriptionsMax }, (_, index): StateEntry => [
+    `service/n${index}.default`,
+    null,
+  ]);
   streams[0]?.events.down({ type: "delta", version: { epoch: "e", counter: 2 }, set, gone: [] });
   await Promise.all(asked);
   clock.advance(options.unknownMs);
@@ -129,7 +141,11 @@ test("a state that cannot be used is rejected with its reason, and the next one 
   client.start();
   await settled();
   streams[0]?.events.down(full(1, [["own", { policies: [] }]]));
-  expect(streams[0]?.sent.at(-1)).toEqual({ type: "reject", version: { epoch: "e", counter: 1 }, because: "no root in it" });
+  expect(streams[0]?.sent.at(-1)).toEqual({
+    type: "reject",
+    version: { epoch: "e", counter: 1 },
+    because: "no root in it",
+  });
   good = true;
   streams[0]?.events.down({ type: "delta", version: { epoch: "e", counter: 2 }, set: [], gone: [] });
   expect(accepted).toEqual([2]);

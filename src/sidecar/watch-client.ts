@@ -107,14 +107,20 @@ export class WatchClient {
     if (!this.#subscriptions.has(service)) {
       if (this.#subscriptions.size >= this.#context.options.subscriptionsMax) {
         return Promise.reject(
-          new HauberkError("LIMIT_REQUESTS", `Cannot ask for "${service}": ${this.#subscriptions.size} services are subscribed already`, "Raise subscriptionsMax, or call fewer names"),
+          new HauberkError(
+            "LIMIT_REQUESTS",
+            `Cannot ask for "${service}": ${this.#subscriptions.size} services are subscribed already`,
+            "Raise subscriptionsMax, or call fewer names",
+          ),
         );
       }
       this.#subscriptions.add(service);
       this.#stream?.send({ type: "subscribe", service });
     }
     return new Promise((answer, fail) => {
-      const cancel = this.#context.clock.after(this.#context.options.askMs, () => this.#failQuestions(service, `nobody answered within ${this.#context.options.askMs} ms`));
+      const cancel = this.#context.clock.after(this.#context.options.askMs, () =>
+        this.#failQuestions(service, `nobody answered within ${this.#context.options.askMs} ms`),
+      );
       const waiting = this.#questions.get(service) ?? [];
       waiting.push({ answer, fail, cancel });
       this.#questions.set(service, waiting);
@@ -199,7 +205,9 @@ export class WatchClient {
 
   #listen(): void {
     this.#silence?.();
-    this.#silence = this.#context.clock.after(this.#context.options.silenceMs, () => this.#lost("nothing was heard of it"));
+    this.#silence = this.#context.clock.after(this.#context.options.silenceMs, () =>
+      this.#lost("nothing was heard of it"),
+    );
   }
 
   #down(message: Down): void {
@@ -234,13 +242,17 @@ export class WatchClient {
     } catch (thrown) {
       // The last good state stays in force; the control plane shows who rejected what.
       this.#stream?.send({ type: "reject", version: message.version, because: messageOf(thrown).slice(0, 500) });
-      this.#context.log.error("a new state was rejected; the last good one stays", { because: messageOf(thrown), version: message.version });
+      this.#context.log.error("a new state was rejected; the last good one stays", {
+        because: messageOf(thrown),
+        version: message.version,
+      });
       return;
     }
     this.#attempt = 0;
     this.#stream?.send({ type: "ack", version: message.version });
     if (!this.connected.read()) this.connected.publish(true);
-    for (const [key, value] of servicesOf(next)) this.#answer(key.slice("service/".length), value as ServiceView | null);
+    for (const [key, value] of servicesOf(next))
+      this.#answer(key.slice("service/".length), value as ServiceView | null);
   }
 
   #answer(service: string, view: ServiceView | null): void {
@@ -254,7 +266,10 @@ export class WatchClient {
       this.#forget.get(service)?.();
       this.#forget.delete(service);
     } else if (!this.#forget.has(service)) {
-      this.#forget.set(service, this.#context.clock.after(this.#context.options.unknownMs, () => this.#unsubscribe(service)));
+      this.#forget.set(
+        service,
+        this.#context.clock.after(this.#context.options.unknownMs, () => this.#unsubscribe(service)),
+      );
     }
   }
 
@@ -278,7 +293,11 @@ export class WatchClient {
     for (const question of waiting) {
       question.cancel();
       question.fail(
-        new HauberkError("CONTROL_UNREACHABLE", `Cannot find out about "${service}": the control plane cannot be asked now (${because})`, "Start the control plane, or wait for it; known services go on working"),
+        new HauberkError(
+          "CONTROL_UNREACHABLE",
+          `Cannot find out about "${service}": the control plane cannot be asked now (${because})`,
+          "Start the control plane, or wait for it; known services go on working",
+        ),
       );
     }
   }

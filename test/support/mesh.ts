@@ -55,12 +55,14 @@ export class Mesh {
     this.folder = options.folder ?? mkdtempSync(join(tmpdir(), "hauberk-"));
     this.home = join(this.folder, "mesh");
     this.entry = options.entry ?? sourceEntry;
-    const { PATH = "", HOME = "", NODE_COMPILE_CACHE } = process.env;
+    const { PATH = "", HOME = "", NODE_COMPILE_CACHE, HAUBERK_NODE_OPTIONS } = process.env;
     this.environment = {
       PATH,
       HOME,
       XDG_STATE_HOME: join(this.folder, "state"),
       ...(NODE_COMPILE_CACHE === undefined ? {} : { NODE_COMPILE_CACHE }),
+      // For profiles: HAUBERK_NODE_OPTIONS="--cpu-prof --cpu-prof-dir=DIR".
+      ...(HAUBERK_NODE_OPTIONS === undefined ? {} : { NODE_OPTIONS: HAUBERK_NODE_OPTIONS }),
       ...options.environment,
     };
   }
@@ -69,7 +71,9 @@ export class Mesh {
   static async create(options: MeshOptions = {}): Promise<Mesh> {
     const mesh = new Mesh(options);
     mkdirSync(mesh.folder, { recursive: true });
-    const made = await mesh.run(["init", mesh.home, "--trust-domain", options.trustDomain ?? "mesh.local"], { cwd: mesh.folder });
+    const made = await mesh.run(["init", mesh.home, "--trust-domain", options.trustDomain ?? "mesh.local"], {
+      cwd: mesh.folder,
+    });
     if (made.code !== 0) throw new Error(`init failed: ${made.err}`);
     if (options.config !== undefined) {
       const file = join(mesh.home, "hauberk.yaml");
@@ -79,7 +83,10 @@ export class Mesh {
   }
 
   /** One command to its end. */
-  run(args: readonly string[], around: { cwd?: string; input?: string; environment?: Readonly<Record<string, string>> } = {}): Promise<Finished> {
+  run(
+    args: readonly string[],
+    around: { cwd?: string; input?: string; environment?: Readonly<Record<string, string>> } = {},
+  ): Promise<Finished> {
     return new Promise((resolve, reject) => {
       const child = spawn(process.execPath, [this.entry, ...args], {
         cwd: around.cwd ?? this.home,
@@ -116,9 +123,13 @@ export class Mesh {
       stdio: ["ignore", "pipe", "pipe"],
     });
     let text = "";
-    const exited = new Promise<number>((resolve) => child.once("exit", (code, signal) => resolve(code ?? (signal === null ? -1 : 128))));
+    const exited = new Promise<number>((resolve) =>
+      child.once("exit", (code, signal) => resolve(code ?? (signal === null ? -1 : 128))),
+    );
     return new Promise((resolve, reject) => {
-      void exited.then((code) => reject(new Error(`hauberk ${args.join(" ")} ended with ${code} before it was ready: ${text}`)));
+      void exited.then((code) =>
+        reject(new Error(`hauberk ${args.join(" ")} ended with ${code} before it was ready: ${text}`)),
+      );
       const take = (line: string): void => {
         text += `${line}\n`;
         const ready = parseReady(line);
@@ -176,14 +187,31 @@ export class Mesh {
   }
 
   /** A sidecar alone, enrolled with a token of its own. */
-  async sidecar(service: string, flags: readonly string[] = [], environment: Readonly<Record<string, string>> = {}): Promise<Started> {
+  async sidecar(
+    service: string,
+    flags: readonly string[] = [],
+    environment: Readonly<Record<string, string>> = {},
+  ): Promise<Started> {
     const tokenFile = await this.token(service);
-    return this.start(["proxy", "--service", service, "--token-file", tokenFile, "--open-outbound", "--inbound-host", "127.0.0.1", ...flags], { environment });
+    return this.start(
+      [
+        "proxy",
+        "--service",
+        service,
+        "--token-file",
+        tokenFile,
+        "--open-outbound",
+        "--inbound-host",
+        "127.0.0.1",
+        ...flags,
+      ],
+      { environment },
+    );
   }
 
   /** Ends every process that is left, and removes the folder unless it was named. */
   async end(): Promise<void> {
-    for (const started of [...this.#started].reverse()) {
+    for (const started of [...this.#started].toReversed()) {
       started.child.kill("SIGKILL");
       await started.exited;
     }
@@ -194,7 +222,9 @@ export class Mesh {
 function parseReady(line: string): Record<string, unknown> | undefined {
   try {
     const value: unknown = JSON.parse(line);
-    return typeof value === "object" && value !== null && (value as { ready?: unknown }).ready === true ? (value as Record<string, unknown>) : undefined;
+    return typeof value === "object" && value !== null && (value as { ready?: unknown }).ready === true
+      ? (value as Record<string, unknown>)
+      : undefined;
   } catch {
     return undefined; // A log line, not the one that is waited for.
   }
@@ -219,7 +249,9 @@ export function ask(target: {
   return new Promise((resolve, reject) => {
     const outgoing = request(
       {
-        ...(target.socketPath === undefined ? { host: "127.0.0.1", port: target.port } : { socketPath: target.socketPath }),
+        ...(target.socketPath === undefined
+          ? { host: "127.0.0.1", port: target.port }
+          : { socketPath: target.socketPath }),
         method: target.method ?? "GET",
         path: target.path,
         agent: false,
@@ -229,7 +261,13 @@ export function ask(target: {
         const chunks: Buffer[] = [];
         incoming.on("data", (chunk: Buffer) => chunks.push(chunk));
         incoming.once("error", reject);
-        incoming.once("end", () => resolve({ status: incoming.statusCode ?? 0, headers: incoming.headers, body: Buffer.concat(chunks).toString("utf8") }));
+        incoming.once("end", () =>
+          resolve({
+            status: incoming.statusCode ?? 0,
+            headers: incoming.headers,
+            body: Buffer.concat(chunks).toString("utf8"),
+          }),
+        );
       },
     );
     outgoing.once("error", reject);
@@ -260,7 +298,11 @@ export function sumOf(metrics: ReadonlyMap<string, number>, name: string, labels
 }
 
 /** Asks again until `look` gives something, or the time is over: waiting for an event that no stream announces. */
-export async function eventually<T>(what: string, withinMs: number, look: () => Promise<T | undefined> | T | undefined): Promise<T> {
+export async function eventually<T>(
+  what: string,
+  withinMs: number,
+  look: () => Promise<T | undefined> | T | undefined,
+): Promise<T> {
   const untilMs = performance.now() + withinMs;
   for (;;) {
     const seen = await look();

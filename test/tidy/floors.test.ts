@@ -16,7 +16,9 @@ test("a folder imports only from floors strictly below its own", () => {
   for (const name of product) {
     for (const { file, line } of importsOf(name)) {
       if (file === undefined) continue;
-      const problem = file.startsWith("src/") ? wrongImport(folderOf(name), folderOf(file)) : `${file} is outside of src`;
+      const problem = file.startsWith("src/")
+        ? wrongImport(folderOf(name), folderOf(file))
+        : `${file} is outside of src`;
       if (problem !== undefined) wrong.push(`${name}:${line}: ${problem}`);
     }
   }
@@ -69,7 +71,8 @@ test("no file reaches itself through its imports", () => {
       return;
     }
     if (done.has(name)) return;
-    for (const { file } of importsOf(name)) if (file !== undefined && product.includes(file)) walk(file, [...path, name]);
+    for (const { file } of importsOf(name))
+      if (file !== undefined && product.includes(file)) walk(file, [...path, name]);
     done.add(name);
   };
   for (const name of product) walk(name, []);

@@ -37,10 +37,12 @@ export function wrongImport(from: string, to: string): string | undefined {
   if (from === to) return undefined;
   const above = floors[from];
   const below = floors[to];
-  if (above === undefined || below === undefined) return `${above === undefined ? from : to} is not in the table of floors`;
+  if (above === undefined || below === undefined)
+    return `${above === undefined ? from : to} is not in the table of floors`;
   for (const [index, side] of sides.entries()) {
     const other = sides[1 - index];
-    if (side.includes(from) && other?.includes(to) === true) return `${from} and ${to} are on different sides; only cli sees both`;
+    if (side.includes(from) && other?.includes(to) === true)
+      return `${from} and ${to} are on different sides; only cli sees both`;
   }
   if (above.floor <= below.floor) {
     return `${from} (floor ${above.floor}) imports ${to} (floor ${below.floor}): pass it in from above, or move the shared idea down`;

@@ -8,7 +8,11 @@ export const root = fileURLToPath(new URL("../../", import.meta.url));
 /** Every file that git knows or would take, relative to the root. */
 export function listed(): string[] {
   const out = execFileSync("git", ["ls-files", "--cached", "--others", "--exclude-standard", "-z"], { cwd: root });
-  return out.toString("utf8").split("\0").filter((name) => name !== "" && exists(name)).sort();
+  return out
+    .toString("utf8")
+    .split("\0")
+    .filter((name) => name !== "" && exists(name))
+    .sort();
 }
 
 function exists(name: string): boolean {

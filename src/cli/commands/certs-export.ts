@@ -31,16 +31,24 @@ export const run: Run = async (input) => {
 
 function writePemFile(identity: PeekedIdentity, target: string): undefined {
   const chain = identity.chain.map((certificate) => toPem("CERTIFICATE", certificate.der)).join("");
-  writeNew(target, chain + String(identity.key.export({ type: "pkcs8", format: "pem" })));
+  writeNew(target, chain + identity.key.export({ type: "pkcs8", format: "pem" }));
 }
 
 async function writePkcs12(input: Input, identity: PeekedIdentity, target: string): Promise<string> {
   const named = input.flag("password-file");
   const passwordFile = named === undefined ? `${target}.password` : resolve(input.cwd, named);
-  const password = named === undefined ? systemRandom.bytes(18).toString("base64url") : readSecretFile(passwordFile, "the password", () => "");
+  const password =
+    named === undefined
+      ? systemRandom.bytes(18).toString("base64url")
+      : readSecretFile(passwordFile, "the password", () => "");
   // Loaded here only: node-forge and @peculiar cost more than the rest of the command.
   const { toPkcs12 } = await import("../../x509/pkcs12.ts");
-  const bytes = toPkcs12({ key: identity.key, chain: [...identity.chain, ...identity.roots], passphrase: password, name: identity.id });
+  const bytes = toPkcs12({
+    key: identity.key,
+    chain: [...identity.chain, ...identity.roots],
+    passphrase: password,
+    name: identity.id,
+  });
   writeNew(target, bytes);
   if (named === undefined) writeNew(passwordFile, `${password}\n`);
   return passwordFile;
@@ -51,6 +59,9 @@ function writeNew(path: string, content: string | Buffer): void {
     writeFileSync(path, content, { mode: 0o600, flag: "wx" });
   } catch (thrown) {
     const exists = (thrown as { code?: string }).code === "EEXIST";
-    throw usageError(exists ? `${path} exists` : `${path} cannot be written`, exists ? "Name a new file with --out" : "Check the folder and its permissions");
+    throw usageError(
+      exists ? `${path} exists` : `${path} cannot be written`,
+      exists ? "Name a new file with --out" : "Check the folder and its permissions",
+    );
   }
 }

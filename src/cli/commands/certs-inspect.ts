@@ -19,9 +19,13 @@ interface Verdict {
 export const run: Run = async (input) => {
   const path = resolve(input.cwd, input.words[0] ?? "");
   if (!existsSync(path)) throw usageError(`there is no ${path}`, "Name a PEM file, or a sidecar's state folder");
-  const { chain, roots: beside } = statSync(path).isDirectory() ? fromFolder(path) : { chain: readAll(path), roots: undefined };
+  const { chain, roots: beside } = statSync(path).isDirectory()
+    ? fromFolder(path)
+    : { chain: readAll(path), roots: undefined };
   const verdict = judge(chain, beside ?? rootsOf(input));
-  show(input.terminal, { certificates: chain.map(plain), verdict }, () => [...chain.map(describe), verdict.says].join("\n\n"));
+  show(input.terminal, { certificates: chain.map(plain), verdict }, () =>
+    [...chain.map(describe), verdict.says].join("\n\n"),
+  );
   return verdict.good === false ? exits.negative : exits.done;
 };
 
@@ -62,16 +66,21 @@ function rootsOf(input: Input): readonly Certificate[] | undefined {
 
 function judge(chain: readonly Certificate[], roots: readonly Certificate[] | undefined): Verdict {
   const [leaf] = chain;
-  if (leaf === undefined || roots === undefined) return { good: undefined, says: "Not verified: no roots are known here; name them with --roots" };
+  if (leaf === undefined || roots === undefined)
+    return { good: undefined, says: "Not verified: no roots are known here; name them with --roots" };
   const atMs = systemClock.wallMs();
   if (leaf.ca) {
     const proven = roots.some((root) => root.der.equals(leaf.der)) || verifyChain({ chain, roots, atMs });
-    return proven === true ? { good: true, says: "Good: a certificate authority's, which no workload may use" } : { good: false, says: `Not good: ${(proven as { message: string }).message}` };
+    return proven === true
+      ? { good: true, says: "Good: a certificate authority's, which no workload may use" }
+      : { good: false, says: `Not good: ${(proven as { message: string }).message}` };
   }
   const id = workloadIdOf(leaf);
   const trustDomain = isRefusal(id) ? "" : id.trustDomain;
   const proven = verifyWorkload({ chain, roots, trustDomain, atMs });
-  return isRefusal(proven) ? { good: false, says: `Not a good SVID: ${proven.message} (${proven.code})` } : { good: true, says: `A good SVID of ${proven.id.text}` };
+  return isRefusal(proven)
+    ? { good: false, says: `Not a good SVID: ${proven.message} (${proven.code})` }
+    : { good: true, says: `A good SVID of ${proven.id.text}` };
 }
 
 function plain(certificate: Certificate): object {

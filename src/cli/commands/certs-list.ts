@@ -11,7 +11,7 @@ export const run: Run = async (input) => {
   const client = await AdminClient.open(input);
   try {
     const rows: CertificateRow[] = [];
-    for (let after: string | null = ""; after !== null && rows.length < rowsMax; ) {
+    for (let after: string | null = ""; after !== null && rows.length < rowsMax;) {
       const query: string = `all=${input.on("all")}&limit=500${after === "" ? "" : `&after=${encodeURIComponent(after)}`}`;
       const page: CertificatesAnswer = await client.call<CertificatesAnswer>("GET", `/v1/certificates?${query}`);
       rows.push(...page.certificates);
@@ -21,7 +21,14 @@ export const run: Run = async (input) => {
     show(input.terminal, { certificates: rows }, () =>
       table(
         ["SERIAL", "IDENTITY", "INSTANCE", "ENDS", "SEEN"],
-        rows.map((row) => [row.serial, row.id, row.instance ?? "", row.notAfterMs > now ? `in ${duration(row.notAfterMs - now)}` : `${duration(now - row.notAfterMs)} ago`, row.seenAtMs === null ? "no" : "yes"]),
+        rows.map((row) => [
+          row.serial,
+          row.id,
+          row.instance ?? "",
+          row.notAfterMs > now ? `in ${duration(row.notAfterMs - now)}` : `${duration(now - row.notAfterMs)} ago`,
+          row.seenAtMs === null ? "no" : "yes",
+        ]),
+        input.on("all") ? "No certificates" : "No certificates that still live; --all shows the expired ones too",
       ),
     );
     return exits.done;

@@ -27,8 +27,16 @@ const skewMaxMs = 5_000;
 
 export const run: Run = async (input) => {
   const home = findHome(input.cwd, input.flag("home") ?? input.environment["HAUBERK_HOME"]);
-  const findings = [...(home === undefined ? [] : [...authorities(home), ...(await controlPlane(input))]), ...(await sidecars(input, home))];
-  if (findings.length === 0) findings.push({ good: false, what: "there is no mesh home here, and no sidecar of this user", hint: "Go to a mesh home, or name it with --home" });
+  const findings = [
+    ...(home === undefined ? [] : [...authorities(home), ...(await controlPlane(input))]),
+    ...(await sidecars(input, home)),
+  ];
+  if (findings.length === 0)
+    findings.push({
+      good: false,
+      what: "there is no mesh home here, and no sidecar of this user",
+      hint: "Go to a mesh home, or name it with --home",
+    });
   const good = findings.every((finding) => finding.good);
   show(input.terminal, { good, findings }, () => findings.map(line).join("\n"));
   return good ? exits.done : exits.negative;
@@ -45,13 +53,25 @@ function authorities(home: Home): Finding[] {
     const blocks = existsSync(file) ? fromPem(readFileSync(file, "utf8")) : [];
     const first = isRefusal(blocks) ? undefined : blocks[0];
     const certificate = first === undefined ? undefined : readCertificate(first.der);
-    if (certificate === undefined || isRefusal(certificate)) return { good: false, what: `ca/${name} cannot be read`, hint: "Put it back from a backup, or run hauberk init in a new folder" };
+    if (certificate === undefined || isRefusal(certificate))
+      return {
+        good: false,
+        what: `ca/${name} cannot be read`,
+        hint: "Put it back from a backup, or run hauberk init in a new folder",
+      };
     const life = { issuedAtMs: certificate.notBeforeMs, notAfterMs: certificate.notAfterMs };
-    return lifeFinding(`ca/${name}`, life, { shareMin: caShareMin, hint: "Plan a new CA: init a new mesh home and enroll anew" });
+    return lifeFinding(`ca/${name}`, life, {
+      shareMin: caShareMin,
+      hint: "Plan a new CA: init a new mesh home and enroll anew",
+    });
   });
 }
 
-function lifeFinding(what: string, life: { issuedAtMs: number; notAfterMs: number }, judge: { shareMin: number; hint: string }): Finding {
+function lifeFinding(
+  what: string,
+  life: { issuedAtMs: number; notAfterMs: number },
+  judge: { shareMin: number; hint: string },
+): Finding {
   const leftMs = life.notAfterMs - systemClock.wallMs();
   const share = leftMs / (life.notAfterMs - life.issuedAtMs);
   if (leftMs <= 0) return { good: false, what: `${what} ended ${duration(-leftMs)} ago`, hint: judge.hint };
@@ -72,7 +92,11 @@ async function controlPlane(input: Input): Promise<Finding[]> {
     return [
       { good: true, what: `the control plane answers in ${tripMs} ms` },
       skewMs > skewMaxMs + tripMs
-        ? { good: false, what: `its clock and this machine's differ by ${duration(skewMs)}`, hint: "Synchronize both clocks (NTP): certificates are valid by the clock" }
+        ? {
+            good: false,
+            what: `its clock and this machine's differ by ${duration(skewMs)}`,
+            hint: "Synchronize both clocks (NTP): certificates are valid by the clock",
+          }
         : { good: true, what: `its clock differs by ${Math.round(skewMs)} ms` },
       versionFinding("the control plane", health.release),
       ...services.sidecars.flatMap((sidecar) => sidecarFindings(sidecar, services)),
@@ -86,19 +110,38 @@ async function controlPlane(input: Input): Promise<Finding[]> {
 }
 
 function versionFinding(who: string, found: string): Finding {
-  return found === release ? { good: true, what: `${who} runs release ${found}` } : { good: false, what: `${who} runs release ${found}, and this is ${release}`, hint: "Bring all to the same release, the control plane first" };
+  return found === release
+    ? { good: true, what: `${who} runs release ${found}` }
+    : {
+        good: false,
+        what: `${who} runs release ${found}, and this is ${release}`,
+        hint: "Bring all to the same release, the control plane first",
+      };
 }
 
 function sidecarFindings(sidecar: ServicesAnswer["sidecars"][number], services: ServicesAnswer): Finding[] {
   const name = `${sidecar.id} (${sidecar.instance.slice(0, 8)})`;
   const findings = [versionFinding(name, sidecar.release)];
-  if (sidecar.rejected !== null) findings.push({ good: false, what: `${name} rejected version ${sidecar.rejected.version.counter}: ${sidecar.rejected.because}`, hint: "Look at its log; bring it to the control plane's release" });
-  if (sidecar.acknowledged?.epoch !== services.version.epoch) findings.push({ good: false, what: `${name} has acknowledged no state of this control plane`, hint: "Wait a moment, then look at its log" });
+  if (sidecar.rejected !== null)
+    findings.push({
+      good: false,
+      what: `${name} rejected version ${sidecar.rejected.version.counter}: ${sidecar.rejected.because}`,
+      hint: "Look at its log; bring it to the control plane's release",
+    });
+  if (sidecar.acknowledged?.epoch !== services.version.epoch)
+    findings.push({
+      good: false,
+      what: `${name} has acknowledged no state of this control plane`,
+      hint: "Wait a moment, then look at its log",
+    });
   return findings;
 }
 
 async function sidecars(input: Input, home: Home | undefined): Promise<Finding[]> {
-  const folders = [...(home === undefined ? [] : statesBelow(home.certs)), ...statesBelow(join(stateHome(input.environment), "sidecars"))];
+  const folders = [
+    ...(home === undefined ? [] : statesBelow(home.certs)),
+    ...statesBelow(join(stateHome(input.environment), "sidecars")),
+  ];
   const findings: Finding[] = [];
   for (const folder of folders) {
     const status = await statusOf(join(folder, "admin.sock"));
@@ -112,7 +155,9 @@ function statesBelow(folder: string): string[] {
   if (!existsSync(folder)) return [];
   return readdirSync(folder, { withFileTypes: true })
     .filter((service) => service.isDirectory())
-    .flatMap((service) => readdirSync(join(folder, service.name)).map((instance) => join(folder, service.name, instance)))
+    .flatMap((service) =>
+      readdirSync(join(folder, service.name)).map((instance) => join(folder, service.name, instance)),
+    )
     .filter((path) => existsSync(join(path, "admin.sock")));
 }
 
@@ -122,11 +167,30 @@ function localFindings(status: SidecarStatus): Finding[] {
   const findings = [
     status.notAfterMs === null
       ? { good: false, what: `${name} has no valid certificate`, hint: "Read its log; hand it a new token" }
-      : lifeFinding(`the certificate of ${name}`, life, { shareMin: leafShareMin, hint: "It should have been renewed: read its log" }),
-    status.connected ? { good: true, what: `${name} is connected to the control plane` } : { good: false, what: `${name} does not reach the control plane`, hint: "It serves from its last good snapshot; start the control plane, or check the network" },
+      : lifeFinding(`the certificate of ${name}`, life, {
+          shareMin: leafShareMin,
+          hint: "It should have been renewed: read its log",
+        }),
+    status.connected
+      ? { good: true, what: `${name} is connected to the control plane` }
+      : {
+          good: false,
+          what: `${name} does not reach the control plane`,
+          hint: "It serves from its last good snapshot; start the control plane, or check the network",
+        },
   ];
-  for (const door of status.openDoors) findings.push({ good: false, what: `${name} lets every local user call as ${status.service}: ${door}`, hint: "Use hauberk run, whose listener has a secret, or a Unix socket with --to SERVICE=/PATH" });
-  for (const port of status.exposedPorts) findings.push({ good: false, what: `port ${port} of ${status.service} answers on the network, around its sidecar`, hint: "Let the program listen on 127.0.0.1 only" });
+  for (const door of status.openDoors)
+    findings.push({
+      good: false,
+      what: `${name} lets every local user call as ${status.service}: ${door}`,
+      hint: "Use hauberk run, whose listener has a secret, or a Unix socket with --to SERVICE=/PATH",
+    });
+  for (const port of status.exposedPorts)
+    findings.push({
+      good: false,
+      what: `port ${port} of ${status.service} answers on the network, around its sidecar`,
+      hint: "Let the program listen on 127.0.0.1 only",
+    });
   return findings;
 }
 

@@ -20,14 +20,21 @@ const levels: readonly LogLevel[] = ["debug", "info", "warn", "error"];
 export const run: Run = async (input) => {
   const home = requireHome(input.cwd, input.flag("home") ?? input.environment["HAUBERK_HOME"]);
   const level = levels.find((known) => known === (input.flag("log-level") ?? "info"));
-  if (level === undefined) throw usageError(`--log-level ${input.flag("log-level")} is none of ${levels.join(", ")}`, "See hauberk control --help");
+  if (level === undefined)
+    throw usageError(
+      `--log-level ${input.flag("log-level")} is none of ${levels.join(", ")}`,
+      "See hauberk control --help",
+    );
   const opened = await openAuthority({ input, home });
   refuseUnknown(await optionTables(), opened.config.options);
   const log = openLog({ level, fields: { program: "control" } });
   const sources = { environment: input.environment, file: opened.config.options };
   const ended = new Promise<NodeJS.Signals>((resolve) => onEnd(resolve));
   try {
-    const listen = { mesh: address(input, "mesh", opened.config), enrollment: address(input, "enrollment", opened.config) };
+    const listen = {
+      mesh: address(input, "mesh", opened.config),
+      enrollment: address(input, "enrollment", opened.config),
+    };
     const plane = await ControlPlane.start({
       store: opened.store,
       authority: opened.authority,
@@ -43,8 +50,12 @@ export const run: Run = async (input) => {
       release,
     });
     const hosts = hostsOf(opened.config, listen.mesh.host);
-    const urls = (port: number): string[] => hosts.map((host) => `https://${host.includes(":") ? `[${host}]` : host}:${port}`);
-    opened.authority.announce({ control: urls(plane.addresses.mesh.port), enrollment: urls(plane.addresses.enrollment.port) });
+    const urls = (port: number): string[] =>
+      hosts.map((host) => `https://${host.includes(":") ? `[${host}]` : host}:${port}`);
+    opened.authority.announce({
+      control: urls(plane.addresses.mesh.port),
+      enrollment: urls(plane.addresses.enrollment.port),
+    });
     ready(input, plane);
     await ended;
     await plane.stop();
@@ -73,7 +84,8 @@ function ready(input: Input, plane: ControlPlane): void {
 function address(input: Input, name: "mesh" | "enrollment", config: Config): Address {
   const text = input.flag(name) ?? config[name];
   const { host, port } = splitAddress(text);
-  if (!/^.+:\d{1,5}$/.test(text) || port > 65_535) throw usageError(`--${name} ${text} is no HOST:PORT`, "Write 0.0.0.0:7443, or [::]:7443");
+  if (!/^.+:\d{1,5}$/.test(text) || port > 65_535)
+    throw usageError(`--${name} ${text} is no HOST:PORT`, "Write 0.0.0.0:7443, or [::]:7443");
   return { host, port };
 }
 

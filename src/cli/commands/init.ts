@@ -16,21 +16,43 @@ const firstAdmin = "admin";
 export const run: Run = async (input) => {
   const home = homeAt(resolve(input.cwd, input.words[0] ?? "."));
   if (existsSync(join(home.ca, "root.key")) || existsSync(join(home.ca, "root.crt"))) {
-    throw new HauberkError("HOME_EXISTS", `Cannot make a mesh home in ${home.folder}: it has a CA already, and keys are never overwritten`, "Name another folder, or use this one: hauberk control");
+    throw new HauberkError(
+      "HOME_EXISTS",
+      `Cannot make a mesh home in ${home.folder}: it has a CA already, and keys are never overwritten`,
+      "Name another folder, or use this one: hauberk control",
+    );
   }
   const trustDomain = await chooseTrustDomain(input, home);
   const made = { root: passphrase(input, "root-passphrase-file"), issuing: passphrase(input, "passphrase-file") };
-  const ca = await makeCa({ caFolder: home.ca, trustDomain, rootPassphrase: made.root.text, passphrase: made.issuing.text, clock: systemClock, random: systemRandom });
+  const ca = await makeCa({
+    caFolder: home.ca,
+    trustDomain,
+    rootPassphrase: made.root.text,
+    passphrase: made.issuing.text,
+    clock: systemClock,
+    random: systemRandom,
+  });
   if (isRefusal(ca)) throw HauberkError.from(ca);
   const kept = {
     root: keep(input, { ...made.root, name: "root.passphrase", fingerprint: ca.rootFingerprint }),
     issuing: keep(input, { ...made.issuing, name: "issuing.passphrase", fingerprint: ca.rootFingerprint }),
   };
   layOut(home, trustDomain);
-  const adminFile = await withAuthority({ input, home, passphrase: made.issuing.text }, (authority) => issueAdmin(authority, home, firstAdmin));
+  const adminFile = await withAuthority({ input, home, passphrase: made.issuing.text }, (authority) =>
+    issueAdmin(authority, home, firstAdmin),
+  );
   show(
     input.terminal,
-    { home: home.folder, trustDomain, root: ca.rootFingerprint, rootEndsAtMs: ca.rootNotAfterMs, intermediateEndsAtMs: ca.intermediateNotAfterMs, rootPassphraseFile: kept.root, passphraseFile: kept.issuing, admin: adminFile },
+    {
+      home: home.folder,
+      trustDomain,
+      root: ca.rootFingerprint,
+      rootEndsAtMs: ca.rootNotAfterMs,
+      intermediateEndsAtMs: ca.intermediateNotAfterMs,
+      rootPassphraseFile: kept.root,
+      passphraseFile: kept.issuing,
+      admin: adminFile,
+    },
     () =>
       [
         `A mesh home in ${home.folder}, for the trust domain ${trustDomain}`,
@@ -51,18 +73,27 @@ function day(ms: number): string {
 }
 
 async function chooseTrustDomain(input: Input, home: Home): Promise<string> {
-  const written = existsSync(home.configFile) ? /^trustDomain:\s*["']?([^\s"'#]+)/m.exec(readFileSync(home.configFile, "utf8"))?.[1] : undefined;
-  const given = input.flag("trust-domain") ?? written ?? (process.stdin.isTTY && process.stderr.isTTY && !input.terminal.json ? await askFor() : undefined);
+  const written = existsSync(home.configFile)
+    ? /^trustDomain:\s*["']?([^\s"'#]+)/m.exec(readFileSync(home.configFile, "utf8"))?.[1]
+    : undefined;
+  const given =
+    input.flag("trust-domain") ??
+    written ??
+    (process.stdin.isTTY && process.stderr.isTTY && !input.terminal.json ? await askFor() : undefined);
   const name = given === undefined || given === "" ? madeUp() : given;
-  if (!isTrustDomain(name)) throw usageError(`"${name}" is no trust domain of a-z, 0-9, ".", "_", "-"`, "Choose a name such as mesh.example");
-  if (written !== undefined && written !== name) throw usageError(`hauberk.yaml says trustDomain: ${written}, and the command line ${name}`, "Make them the same");
+  if (!isTrustDomain(name))
+    throw usageError(`"${name}" is no trust domain of a-z, 0-9, ".", "_", "-"`, "Choose a name such as mesh.example");
+  if (written !== undefined && written !== name)
+    throw usageError(`hauberk.yaml says trustDomain: ${written}, and the command line ${name}`, "Make them the same");
   return name;
 }
 
 async function askFor(): Promise<string> {
   const questions = createInterface({ input: process.stdin, output: process.stderr });
   try {
-    return (await questions.question("Trust domain (a name for this mesh, such as mesh.example; empty for a made-up one): ")).trim();
+    return (
+      await questions.question("Trust domain (a name for this mesh, such as mesh.example; empty for a made-up one): ")
+    ).trim();
   } finally {
     questions.close();
   }
@@ -85,7 +116,12 @@ function passphrase(input: Input, flag: string): Passphrase {
   if (file === undefined) return { text: systemRandom.bytes(24).toString("base64url"), file: undefined };
   const path = resolve(input.cwd, file);
   const text = readSecretFile(path, "the passphrase", () => "");
-  if (text.length < 12) throw new HauberkError("PASSPHRASE_MISSING", `Cannot use the passphrase in ${path}: it has ${text.length} characters, and 12 are the least`, "Write a longer one");
+  if (text.length < 12)
+    throw new HauberkError(
+      "PASSPHRASE_MISSING",
+      `Cannot use the passphrase in ${path}: it has ${text.length} characters, and 12 are the least`,
+      "Write a longer one",
+    );
   return { text, file: path };
 }
 

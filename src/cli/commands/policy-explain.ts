@@ -115,13 +115,14 @@ function requestLine(words: readonly string[]): { method: string; path: string }
 }
 
 function headersOf(input: Input): Record<string, string[]> {
-  const headers: Record<string, string[]> = {};
+  const headers = new Map<string, string[]>();
   for (const text of input.flags("header")) {
     const colon = text.indexOf(":");
     if (colon < 1) throw usageError(`--header "${text}" is not NAME: VALUE`, hint);
-    (headers[text.slice(0, colon).trim().toLowerCase()] ??= []).push(text.slice(colon + 1).trim());
+    const name = text.slice(0, colon).trim().toLowerCase();
+    headers.set(name, [...(headers.get(name) ?? []), text.slice(colon + 1).trim()]);
   }
-  return headers;
+  return Object.fromEntries(headers);
 }
 
 /** A valid token where a claim or a provider is named; none else. */

@@ -8,7 +8,11 @@ export const run: Run = async (input) => {
   const client = await AdminClient.open(input);
   try {
     const answer = await client.call<ServicesAnswer>("GET", "/v1/services");
-    show(input.terminal, answer, () => [endpoints(answer), "", sidecars(answer), "", `The control plane is at version ${text(answer.version)}`].join("\n"));
+    show(input.terminal, answer, () =>
+      [endpoints(answer), "", sidecars(answer), "", `The control plane is at version ${text(answer.version)}`].join(
+        "\n",
+      ),
+    );
     return exits.done;
   } finally {
     await client.close();
@@ -21,13 +25,22 @@ function endpoints(answer: ServicesAnswer): string {
       `${service.service}.${service.namespace}`,
       `${endpoint.address}:${endpoint.port}`,
       endpoint.ports.map((port) => `${port.name}=${port.protocol}:${port.port}`).join(","),
-      [endpoint.healthy ? "healthy" : "unhealthy", endpoint.draining ? "draining" : "", endpoint.stale ? "stale" : "", endpoint.connected ? "" : "not connected"]
+      [
+        endpoint.healthy ? "healthy" : "unhealthy",
+        endpoint.draining ? "draining" : "",
+        endpoint.stale ? "stale" : "",
+        endpoint.connected ? "" : "not connected",
+      ]
         .filter((word) => word !== "")
         .join(", "),
       endpoint.instance,
     ]),
   );
-  return table(["SERVICE", "ENDPOINT", "PORTS", "STATE", "INSTANCE"], rows);
+  return table(
+    ["SERVICE", "ENDPOINT", "PORTS", "STATE", "INSTANCE"],
+    rows,
+    "No endpoints: no sidecar offers a service",
+  );
 }
 
 function sidecars(answer: ServicesAnswer): string {
@@ -38,7 +51,7 @@ function sidecars(answer: ServicesAnswer): string {
     sidecar.acknowledged === null ? "none yet" : text(sidecar.acknowledged),
     sidecar.rejected === null ? "" : `rejected ${text(sidecar.rejected.version)}: ${sidecar.rejected.because}`,
   ]);
-  return table(["SIDECAR", "INSTANCE", "RELEASE", "RUNS VERSION", "NOTE"], rows);
+  return table(["SIDECAR", "INSTANCE", "RELEASE", "RUNS VERSION", "NOTE"], rows, "No sidecars are connected");
 }
 
 function text(version: Version): string {

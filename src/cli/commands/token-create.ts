@@ -13,7 +13,8 @@ export const run: Run = async (input) => {
   const service = parseServiceName(name, "default");
   if (isRefusal(service)) throw HauberkError.from(service);
   const ttlMs = input.flag("ttl") === undefined ? undefined : readDuration(input.flag("ttl") ?? "");
-  if (input.flag("ttl") !== undefined && ttlMs === undefined) throw usageError("--ttl is no duration such as 10m", hint);
+  if (input.flag("ttl") !== undefined && ttlMs === undefined)
+    throw usageError("--ttl is no duration such as 10m", hint);
   const uses = input.flag("uses");
   if (uses !== undefined && !/^[1-9]\d{0,4}$/.test(uses)) throw usageError("--uses is no number from 1 to 99999", hint);
   const wanted: TokenRequest = {
@@ -32,7 +33,12 @@ export const run: Run = async (input) => {
     }
     writeNew(out, made.token);
     const { token: _secret, ...rest } = made;
-    show(input.terminal, { ...rest, file: out }, () => `${out}: a token for ${made.grant}, good for ${made.usesMax} enrollment${made.usesMax === 1 ? "" : "s"} until ${new Date(made.expiresAtMs).toISOString()}`);
+    show(
+      input.terminal,
+      { ...rest, file: out },
+      () =>
+        `${out}: a token for ${made.grant}, good for ${made.usesMax} enrollment${made.usesMax === 1 ? "" : "s"} until ${new Date(made.expiresAtMs).toISOString()}`,
+    );
     return exits.done;
   } finally {
     await client.close();
@@ -44,6 +50,9 @@ function writeNew(path: string, token: string): void {
     writeFileSync(path, `${token}\n`, { mode: 0o600, flag: "wx" });
   } catch (thrown) {
     const exists = (thrown as { code?: string }).code === "EEXIST";
-    throw usageError(exists ? `${path} exists` : `${path} cannot be written`, exists ? "Name a new file with --out" : "Check the folder and its permissions");
+    throw usageError(
+      exists ? `${path} exists` : `${path} cannot be written`,
+      exists ? "Name a new file with --out" : "Check the folder and its permissions",
+    );
   }
 }

@@ -12,6 +12,7 @@ export const run: Run = async (input) => {
       table(
         ["ID", "GRANT", "USED", "STATE", "BY"],
         tokens.map((row) => [row.id, row.grant, `${row.usesCount}/${row.usesMax}`, stateOf(row), row.createdBy]),
+        "No tokens",
       ),
     );
     return exits.done;

@@ -7,7 +7,11 @@ export const run: Run = async (input) => {
   const client = await AdminClient.open(input);
   try {
     await client.call("DELETE", `/v1/tokens/${encodeURIComponent(id)}`);
-    show(input.terminal, { revoked: id }, () => `Revoked ${id}: it enrolls nobody any more; who enrolled with it stays`);
+    show(
+      input.terminal,
+      { revoked: id },
+      () => `Revoked ${id}: it enrolls nobody any more; who enrolled with it stays`,
+    );
     return exits.done;
   } finally {
     await client.close();
