@@ -38,7 +38,7 @@ export interface Started {
   kill(signal: NodeJS.Signals): Promise<number>;
 }
 
-export const sourceEntry = fileURLToPath(new URL("../../src/cli/hauberk.ts", import.meta.url));
+const sourceEntry = fileURLToPath(new URL("../../src/cli/hauberk.ts", import.meta.url));
 export const builtEntry = fileURLToPath(new URL("../../dist/package/lib/cli/hauberk.js", import.meta.url));
 
 export class Mesh {
