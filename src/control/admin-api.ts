@@ -3,6 +3,7 @@ import type { ZodTypeProvider } from "fastify-type-provider-zod";
 import { serializerCompiler, validatorCompiler } from "fastify-type-provider-zod";
 import { isRefusal, refuse, type Refusal } from "../base/errors.ts";
 import { serviceId, serviceKey } from "../base/spiffe-id.ts";
+import type * as contract from "../contract/admin.ts";
 import { readRenewRequest } from "../contract/read-enrollment.ts";
 import type { Registry } from "../registry/registry.ts";
 import type { InstanceRow, LeafRow, TokenRow } from "../storage/rows.ts";
@@ -256,7 +257,7 @@ function addInstances(app: AdminApp, { authority, hub }: AdminContext): void {
 function addAdmins(app: AdminApp, { authority }: AdminContext): void {
   const { adminRenewed, adminRequest, admins, byName, nothing } = schemas;
   app.get("/v1/admins", { schema: { summary: "Administrators", response: answers(200, admins) } }, async () => ({
-    admins: (await authority.listAdmins()).map(({ name, createdAtMs, by, revokedAtMs }) => ({
+    admins: (await authority.listAdmins()).map(({ name, createdAtMs, by, revokedAtMs }): contract.AdminRow => ({
       name,
       createdAtMs,
       by,
@@ -307,7 +308,7 @@ function addAudit(app: AdminApp, { authority }: AdminContext): void {
         atMs: row.atMs,
         entry: JSON.parse(row.line) as Record<string, unknown>,
       }));
-      return { lines, next: nextOf(rows, limit, (row) => row.seq) };
+      return { lines, next: nextOf(rows, limit, (row) => row.seq) } satisfies contract.AuditAnswer;
     },
   );
 }
@@ -349,7 +350,7 @@ function tokenRow(row: TokenRow) {
   return { id, grant: identity, createdAtMs, createdBy: by, expiresAtMs, usesMax, usesCount: uses, revokedAtMs };
 }
 
-function instanceRow(row: InstanceRow) {
+function instanceRow(row: InstanceRow): contract.InstanceRow {
   const { id, identity, createdAtMs, leafEndsAtMs, lockedAtMs, lockedBecause, endedAtMs } = row;
   return { id, identity, createdAtMs, leafEndsAtMs, lockedAtMs, lockedBecause, endedAtMs };
 }

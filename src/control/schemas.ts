@@ -155,5 +155,3 @@ export const audit = z.object({
   lines: z.array(z.object({ number: z.number(), atMs: moment, entry: z.record(z.string(), z.unknown()) })),
   next: z.number().nullable(),
 });
-
-export const health = z.object({ status: z.literal("ok"), release: z.string(), wallMs: moment });

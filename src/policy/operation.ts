@@ -97,7 +97,7 @@ function hostCheck(key: "hosts" | "notHosts", list: readonly string[], action: A
 }
 
 /** The host in lower case, without its port and one trailing dot: `Orders.Shop.:80` is `orders.shop`. */
-export function hostOf(host: string): string {
+function hostOf(host: string): string {
   const end = host.startsWith("[") ? host.indexOf("]") + 1 : host.indexOf(":");
   const name = (end > 0 ? host.slice(0, end) : host).toLowerCase();
   return name.endsWith(".") ? name.slice(0, -1) : name;

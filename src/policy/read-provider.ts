@@ -5,7 +5,7 @@ import type { JwtKeys, JwtProvider } from "./resource.ts";
 import { flag, list, map, oneOf, text, type At, type Desk, type Read } from "./yaml-shape.ts";
 
 /** `JwtProvider`: whose tokens, for whom, signed how, and where its keys come from. */
-export const jwtAlgorithms = [
+const jwtAlgorithms = [
   "ES256",
   "ES384",
   "ES512",
@@ -135,7 +135,7 @@ function readJwks(file: string, at: At, { desk, readFile }: ProviderContext): un
 }
 
 /** `file` as seen from the folder in which `base` lies. */
-export function beside(base: string, file: string): string {
+function beside(base: string, file: string): string {
   if (file.startsWith("/")) return file;
   const slash = base.lastIndexOf("/");
   return slash < 0 ? file : `${base.slice(0, slash + 1)}${file}`;

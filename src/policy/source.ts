@@ -57,11 +57,6 @@ export function missedIdentity(source: Source, guard: Guard, principal: SpiffeId
   return undefined;
 }
 
-/** Whether anything of the source is about the identity. */
-export function namesIdentity(source: Source): boolean {
-  return identityKeys.some((key) => source[key] !== undefined);
-}
-
 /** The conditions on the address, in the order in which they are judged; none for most sources. */
 export function compileAddresses(source: Source, action: Action): readonly Check<Call>[] {
   const checks: Check<Call>[] = [];

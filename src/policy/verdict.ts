@@ -27,7 +27,7 @@ export function judgeCall(
 }
 
 /** The policies that guard a service. */
-export function policiesOf(resources: readonly Resource[], service: ServiceName): AuthorizationPolicy[] {
+function policiesOf(resources: readonly Resource[], service: ServiceName): AuthorizationPolicy[] {
   return resources.filter(
     (resource): resource is AuthorizationPolicy =>
       resource.kind === "AuthorizationPolicy" &&

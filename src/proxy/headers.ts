@@ -1,5 +1,6 @@
 import type { Fields, RequestHead, ResponseHead } from "../http/message.ts";
 import type { Random } from "../base/random.ts";
+import { timeoutField } from "../resilience/deadline.ts";
 
 /**
  * Which fields cross the sidecar (DESIGN, section 6): what Hauberk writes is stripped from everybody else, hop-by-hop
@@ -22,7 +23,7 @@ const requestRules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ["x-forwarded-client-cert", "strip"],
   ["te", "te"],
   ["x-request-id", "request-id"],
-  ["x-hauberk-timeout-ms", "timeout"],
+  [timeoutField, "timeout"],
   ["traceparent", "traceparent"],
   ["tracestate", "tracestate"],
   ["authorization", "authorization"],

@@ -8,6 +8,7 @@ import { decide, type Call, type TokenState } from "../policy/decide.ts";
 import { couldAllow } from "../policy/reduce.ts";
 import { backoffMs } from "../resilience/backoff.ts";
 import { lossFails, refusedTicket, statusFails } from "../resilience/breaker.ts";
+import { timeoutField } from "../resilience/deadline.ts";
 import type { LossKind } from "../resilience/loss.ts";
 import type { ResilienceLimits } from "../resilience/options.ts";
 import { mayRetry } from "../resilience/retry.ts";
@@ -305,7 +306,7 @@ class OutboundCall extends Carry implements Call, Waiter {
     if (this.#deadlineMs === Infinity) return head;
     if (this.#timeoutAt === 0) {
       this.#timeoutAt = this.fields.length + 1;
-      this.fields.push("x-hauberk-timeout-ms", String(leftMs));
+      this.fields.push(timeoutField, String(leftMs));
     } else {
       this.fields[this.#timeoutAt] = String(leftMs);
     }

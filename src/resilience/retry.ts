@@ -21,7 +21,7 @@ export interface Attempt {
 /** RFC 9110, 9.2.2: repeating these has the effect of one. */
 const idempotent: ReadonlySet<string> = new Set(["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"]);
 
-export function isIdempotent(method: string): boolean {
+function isIdempotent(method: string): boolean {
   return idempotent.has(method);
 }
 

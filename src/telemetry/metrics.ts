@@ -177,7 +177,7 @@ export interface Handles<T> {
 }
 
 /** Seconds: from a local answer to a timeout. */
-export const latencyBounds: readonly number[] = [
+const latencyBounds: readonly number[] = [
   0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10,
 ];
 

@@ -48,7 +48,7 @@ class Http2ClientStream extends Http2Stream implements ClientExchange {
   }
 }
 
-export class Http2Client extends Http2Connection implements ClientConnection {
+class Http2Client extends Http2Connection implements ClientConnection {
   readonly protocol = "h2";
   /** Undefined once it is known how the connection began. */
   #settledBy: Settled | undefined;

@@ -98,7 +98,7 @@ function codeOf(loss: Loss, answered: boolean): number {
   }
 }
 
-export class Http2Server extends Http2Connection implements ServerConnection {
+class Http2Server extends Http2Connection implements ServerConnection {
   readonly facts: ConnectionFacts;
   readonly #handler: Handler;
   /** How much of the client's preface has been seen. */

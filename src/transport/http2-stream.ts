@@ -6,7 +6,7 @@ import type { Http2Context } from "./http2-context.ts";
 import type { Http2Output } from "./http2-output.ts";
 
 /** Until somebody listens, and after the end. */
-export const nobody: BodyEvents = { data() {}, end() {}, aborted() {}, drained() {} };
+const nobody: BodyEvents = { data() {}, end() {}, aborted() {}, drained() {} };
 
 /** What a connection is to its streams and to the two directions of its bodies. */
 export interface Http2Core {

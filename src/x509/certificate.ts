@@ -9,7 +9,6 @@ import { DerError, DerReader, contextTag, onlySequence, tags } from "./der-reade
 import { noExtensions, readExtensions, type Extensions } from "./extensions.ts";
 
 export type { KeyUsage } from "./extensions.ts";
-export type { NameConstraints } from "./names.ts";
 
 /** A certificate as strict DER says it: plain data that points into `der`. */
 export interface Certificate extends Extensions {

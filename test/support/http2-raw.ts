@@ -32,7 +32,7 @@ export function uint32(value: number): Buffer {
 }
 
 /** A field as a literal that no table keeps; names and values up to 126 bytes. */
-export function rawField(name: string, value: string): Buffer {
+function rawField(name: string, value: string): Buffer {
   const n = Buffer.from(name, "latin1");
   const v = Buffer.from(value, "latin1");
   return Buffer.concat([Buffer.from([0, n.length]), n, Buffer.from([v.length]), v]);

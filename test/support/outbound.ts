@@ -64,7 +64,7 @@ export function view(
 }
 
 /** An identity whose certificates nobody reads. */
-export function identityOf(id: SpiffeId, generation: number, life: { fromMs: number; toMs: number }): TlsIdentity {
+function identityOf(id: SpiffeId, generation: number, life: { fromMs: number; toMs: number }): TlsIdentity {
   return {
     id,
     chain: [{ serial: `0${generation}` }],

@@ -21,7 +21,7 @@ export const floors: Readonly<Record<string, { floor: number; idea: string }>> =
 };
 
 /** Two sides that never import each other; only `cli` sees both. */
-export const sides: readonly (readonly string[])[] = [
+const sides: readonly (readonly string[])[] = [
   ["storage", "authority", "registry", "control"],
   ["identity", "proxy", "sidecar"],
 ];
