@@ -8,6 +8,7 @@ import { makeTestPki, type TestPki } from "../../test/support/pki.ts";
 import { SeededRandom } from "../../test/support/seeded-random.ts";
 import { defaultsOf } from "../base/options.ts";
 import { fingerprintOf } from "../x509/certificate.ts";
+import { toPem } from "../x509/pem.ts";
 import { silent } from "../telemetry/logger.ts";
 import { identityOptions } from "./options.ts";
 import { StateFolder } from "./state-folder.ts";
@@ -264,4 +265,30 @@ test("files of two generations that were mixed are noticed", async () => {
   const again = await enrollWith(undefined, await stateFolder(two.path));
   expect(control.paths().at(-1)).toBe("/v1/recover");
   expect(again.current.read()).toBeDefined();
+});
+
+test("an answer for another identity than the granted one is refused, although it carries the own key", async () => {
+  const control = await controlPlane();
+  const token = control.token();
+  control.id = "spiffe://mesh.local/ns/default/sa/ledger";
+  const folder = await stateFolder();
+  await expect(enrollWith(token, folder)).rejects.toMatchObject({ code: "PEER_NOT_THE_SERVICE" });
+  expect(readdirSync(folder.path)).not.toContain("identity.json");
+});
+
+test("an answer that brings a root of its own with it is refused, because the token does not name that root", async () => {
+  const control = await controlPlane();
+  control.signs = other;
+  await expect(enrollWith(control.token(), await stateFolder())).rejects.toMatchObject({ code: "PEER_UNTRUSTED" });
+});
+
+test("roots that are whole but not those of this identity are noticed", async () => {
+  const control = await controlPlane();
+  const folder = await stateFolder();
+  await enrollWith(control.token(), folder);
+  const roots = (await folder.read("roots.1.pem")) ?? "";
+  await folder.write("roots.1.pem", `${roots}${toPem("CERTIFICATE", other.root.der)}`);
+  const again = await enrollWith(undefined, folder);
+  expect(control.paths().at(-1)).toBe("/v1/recover");
+  expect(again.current.read()?.roots).toHaveLength(1);
 });

@@ -44,7 +44,10 @@ export class FakeControl {
   readonly issuedSerials: string[] = [];
   /** Path to what is answered instead: a refusal, or "drop" for a connection that just ends. */
   readonly refusals = new Map<string, FailureCode | "drop">();
-  readonly id: string;
+  /** Whom it issues for. */
+  id: string;
+  /** Who signs, and whose root it answers with; the own authority by default. */
+  signs: TestPki;
   lifetimeMs: number;
   /** Changes an answer before it is sent. */
   spoil: (answer: IssuedAnswer) => IssuedAnswer = (answer) => answer;
@@ -61,6 +64,7 @@ export class FakeControl {
   private constructor(wish: FakeControlWish) {
     this.#wish = wish;
     this.id = wish.id ?? "spiffe://mesh.local/ns/default/sa/orders";
+    this.signs = wish.pki;
     this.lifetimeMs = wish.lifetimeMs ?? 24 * hourMs;
   }
 
@@ -201,7 +205,8 @@ export class FakeControl {
   }
 
   #issue(csr: string): IssuedAnswer {
-    const { pki, clock } = this.#wish;
+    const { clock } = this.#wish;
+    const pki = this.signs;
     const read = readCsr(Buffer.from(csr, "base64"));
     if (isRefusal(read)) throw HauberkError.from(read);
     const issuedAtMs = clock.wallMs();
