@@ -8,6 +8,7 @@ import {
   isTrustDomain,
   parseServiceName,
   parseSpiffeId,
+  runsTheMesh,
   serviceId,
   serviceKey,
   serviceOf,
@@ -171,6 +172,17 @@ test("the control plane and an administrator have IDs that are no service's", ()
     undefined,
     undefined,
     "ada",
+  ]);
+});
+
+test("only IDs below /hauberk and /admin are of those who run the mesh", () => {
+  const runs = (path: string): boolean => runsTheMesh({ trustDomain: "t", path, text: `spiffe://t${path}` });
+  expect(["/hauberk/control", "/hauberk", "/admin/ada", "/admin/a/b"].map(runs)).toEqual([true, true, true, true]);
+  expect(["/ns/admin/sa/hauberk", "/administrator/ada", "/hauberks/control", "/ns/default/sa/web"].map(runs)).toEqual([
+    false,
+    false,
+    false,
+    false,
   ]);
 });
 

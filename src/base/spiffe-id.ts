@@ -102,6 +102,11 @@ export function adminOf(id: SpiffeId): string | undefined {
     : undefined;
 }
 
+/** Whether an ID is of those that run the mesh, the control plane's or an administrator's: none of them is a workload. */
+export function runsTheMesh(id: SpiffeId): boolean {
+  return /^\/(?:hauberk|admin)(?:\/|$)/.test(id.path);
+}
+
 /** `orders.shop`: the key of a service in maps and messages. */
 export function serviceKey(name: ServiceName): string {
   return `${name.service}.${name.namespace}`;

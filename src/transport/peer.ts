@@ -1,6 +1,7 @@
 import type { X509Certificate } from "node:crypto";
 import type { TLSSocket } from "node:tls";
 import { isRefusal, refuse, type Refusal } from "../base/errors.ts";
+import { runsTheMesh } from "../base/spiffe-id.ts";
 import { readCertificate, type Certificate } from "../x509/certificate.ts";
 import { verifyWorkload } from "../x509/verify.ts";
 import type { PeerIdentity } from "./exchange.ts";
@@ -29,6 +30,14 @@ export function provePeer(socket: TLSSocket, trust: PeerTrust): PeerIdentity | R
   if (isRefusal(chain)) return chain;
   const peer = verifyWorkload({ chain, ...trust });
   if (isRefusal(peer)) return peer;
+  // Their certificates have the same root and the same form, and are for the control plane's own listeners only.
+  if (runsTheMesh(peer.id)) {
+    return refuse(
+      "PEER_NOT_A_WORKLOAD",
+      `Cannot trust the peer: it is "${peer.id.text}", which runs the mesh and is no workload`,
+      "Call with the identity of a workload: hauberk token create --service NAME",
+    );
+  }
   const identity: PeerIdentity = { id: peer.id, leaf: peer.leaf };
   proven.set(socket, identity);
   return identity;

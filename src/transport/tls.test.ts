@@ -254,6 +254,15 @@ test("a certificate with two names, which TLS accepts, is refused by our own rul
   expect(accepted).toHaveLength(0);
 });
 
+test("those who run the mesh are no workloads: neither an administrator nor the control plane is a peer", async () => {
+  for (const id of ["spiffe://mesh.local/admin/ann", "spiffe://mesh.local/hauberk/control"]) {
+    const { dial, refusal, accepted } = await scene();
+    await dial({ identity: pki.issue(id) });
+    expect((await refusal()).code).toBe("PEER_NOT_A_WORKLOAD");
+    expect(accepted).toHaveLength(0);
+  }
+});
+
 test("a swapped identity serves the next handshake, and older connections stay until they are drained", async () => {
   const { dial, identity, accepted, listener, connection } = await scene();
   const before = dialled(await dial());
