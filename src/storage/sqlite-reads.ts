@@ -45,6 +45,10 @@ function limitOf(page: Page<unknown>): number {
 export const leafColumns =
   "serial, holder, owner, parent, token, keyHash, issuedAtMs, notAfterMs, seenAtMs, childSeen, status, der";
 
+/** Put together once: a text made anew at each call would be hashed anew to find its statement. */
+const leafBySerial = `SELECT ${leafColumns} FROM leaves WHERE serial = ?`;
+const leafByKeyHash = `SELECT ${leafColumns} FROM leaves WHERE keyHash = ?`;
+
 /** The reads, over one connection: the reader's own for the store, the writer's for a transaction. */
 export class SqliteReads implements StoreReads {
   readonly #statements: Statements;
@@ -101,11 +105,11 @@ export class SqliteReads implements StoreReads {
   }
 
   async leaf(serial: string): Promise<LeafRow | undefined> {
-    return this.one(`SELECT ${leafColumns} FROM leaves WHERE serial = ?`, serial) as LeafRow | undefined;
+    return this.one(leafBySerial, serial) as LeafRow | undefined;
   }
 
   async leafByKey(keyHash: string): Promise<LeafRow | undefined> {
-    return this.one(`SELECT ${leafColumns} FROM leaves WHERE keyHash = ?`, keyHash) as LeafRow | undefined;
+    return this.one(leafByKeyHash, keyHash) as LeafRow | undefined;
   }
 
   async lineage(serial: string): Promise<Lineage | undefined> {

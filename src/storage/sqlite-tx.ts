@@ -5,6 +5,8 @@ import type { AdminRow, InstanceRow, LeafRow, PolicySetRow, RegistrationRow, Tok
 import { SqliteReads, leafColumns } from "./sqlite-reads.ts";
 import type { PruneLimits, Pruned, StoreTx } from "./store.ts";
 
+const leafInsert = `INSERT INTO leaves (${leafColumns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`;
+
 /** One transaction. Its statements run at once and never wait, so transactions cannot mix. */
 export class SqliteTx extends SqliteReads implements StoreTx {
   #ended = false;
@@ -124,7 +126,7 @@ export class SqliteTx extends SqliteReads implements StoreTx {
 
   async insertLeaf(row: LeafRow): Promise<void> {
     this.#run(
-      `INSERT INTO leaves (${leafColumns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+      leafInsert,
       row.serial,
       row.holder,
       row.owner,
