@@ -2,7 +2,12 @@ import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { floors, picture, pureFloorMax, pureModules, wrongImport } from "./floors.ts";
-import { folderOf, importsOf, read, root, sources } from "./source.ts";
+import { codeOf, folderOf, importsOf, read, root, sources } from "./source.ts";
+
+/** Whose files a sidecar may load. */
+const sidecarRooms = new Set(
+  "base x509 http routing balancing resilience policy contract telemetry transport identity proxy sidecar".split(" "),
+);
 
 const product = sources().filter((name) => !name.endsWith(".test.ts"));
 
@@ -59,6 +64,18 @@ test("a sidecar's folders never import the libraries that it must not load", () 
       if (file !== undefined) queue.push(file);
     }
   }
+  expect(wrong).toEqual([]);
+});
+
+test("what a sidecar seldom needs is loaded on first use, not with it", () => {
+  const seldom = /\bimport\s+(?!type\b)[^;]*?\bfrom\s*["'](undici|jose)["']/g;
+  const sample = 'import { Agent } from "undici";\nimport type { JWK } from "jose";';
+  expect([...sample.matchAll(seldom)].map((match) => match[1])).toEqual(["undici"]);
+  const wrong = product
+    .filter((name) => sidecarRooms.has(folderOf(name)))
+    .flatMap((name) =>
+      [...codeOf(read(name)).matchAll(seldom)].map((match) => `${name}: await import("${match[1]}") where it is used`),
+    );
   expect(wrong).toEqual([]);
 });
 
