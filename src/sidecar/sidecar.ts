@@ -19,6 +19,7 @@ import type { TlsIdentity } from "../x509/tls-identity.ts";
 import { listenAdmin } from "./admin-server.ts";
 import { exposedPort, networkAddresses } from "./exposure.ts";
 import type { sidecarOptions } from "./options.ts";
+import { keepPorts, readPorts, type RememberedPorts } from "./port-memory.ts";
 import { SnapshotFile } from "./snapshot-file.ts";
 import type { SidecarStatus } from "./status.ts";
 import { WatchClient } from "./watch-client.ts";
@@ -99,9 +100,15 @@ export class Sidecar {
       });
       identity.start();
       const trustDomain = await trustDomainOf(identity, context.log);
-      const file = new SnapshotFile({ folder, clock: context.clock, log: context.log, writeMs: context.options.sidecar.snapshotWriteMs });
+      const file = new SnapshotFile({
+        folder,
+        clock: context.clock,
+        log: context.log,
+        writeMs: context.options.sidecar.snapshotWriteMs,
+      });
       const initial = await usable(await file.read(), file);
-      const sidecar = new Sidecar(context, { folder, metrics, identity, trustDomain, file, initial });
+      const ports = await readPorts(folder);
+      const sidecar = new Sidecar(context, { folder, metrics, identity, trustDomain, file, initial, ports });
       await sidecar.#open();
       return sidecar;
     } catch (thrown) {
@@ -119,6 +126,7 @@ export class Sidecar {
       trustDomain: string;
       file: SnapshotFile;
       initial: { state: WatchState; snapshot: Snapshot };
+      ports: RememberedPorts;
     },
   ) {
     this.#context = context;
@@ -142,7 +150,7 @@ export class Sidecar {
       initial: made.initial.state,
       accept: (state) => this.#accept(state),
     });
-    this.#proxy = this.#makeProxy(made.trustDomain);
+    this.#proxy = this.#makeProxy(made.trustDomain, made.ports);
     this.#measure();
   }
 
@@ -210,6 +218,7 @@ export class Sidecar {
     const release = holdProcess();
     try {
       await this.#proxy.start();
+      await this.#keepPorts();
       this.#cancels.push(
         this.#proxy.healthy.subscribe(() => this.#consider()),
         this.#watch.connected.subscribe(() => this.#consider()),
@@ -225,6 +234,11 @@ export class Sidecar {
     } finally {
       release();
     }
+  }
+
+  #keepPorts(): Promise<void> {
+    const { inboundPort: inbound, outboundPort: outbound } = this;
+    return keepPorts(this.#folder, { outbound, ...(inbound === undefined ? {} : { inbound }) }, this.#context.log);
   }
 
   #firstState(): Promise<void> {
@@ -268,7 +282,11 @@ export class Sidecar {
   async #vet(): Promise<void> {
     const { ports, allowExposed, clock } = this.#context;
     const probe = { clock, withinMs: 500, addresses: networkAddresses() };
-    const refusal = await exposedPort(ports.map(({ port }) => port), allowExposed, probe);
+    const refusal = await exposedPort(
+      ports.map(({ port }) => port),
+      allowExposed,
+      probe,
+    );
     if (refusal === undefined) {
       this.#vetted = true;
       this.#register();
@@ -286,11 +304,31 @@ export class Sidecar {
     const healthy = this.#proxy.healthy.read();
     // What was never well is not offered at all: nobody has looked whether it is exposed.
     if (!this.#vetted && !healthy && !this.#leaving) return;
-    this.#watch.register({ address: plain(address), port: this.#proxy.inboundPort, ports, healthy, draining: this.#leaving } satisfies Registration);
+    this.#watch.register({
+      address: plain(address),
+      port: this.#proxy.inboundPort,
+      ports,
+      healthy,
+      draining: this.#leaving,
+    } satisfies Registration);
   }
 
-  #makeProxy(trustDomain: string): Proxy {
-    const { service, clock, random, log, options, egress, ports, healthPath, inbound, outboundPort, secret, to, accessLine } = this.#context;
+  #makeProxy(trustDomain: string, last: RememberedPorts): Proxy {
+    const {
+      service,
+      clock,
+      random,
+      log,
+      options,
+      egress,
+      ports,
+      healthPath,
+      inbound,
+      outboundPort,
+      secret,
+      to,
+      accessLine,
+    } = this.#context;
     const { proxy, resilience, http1, http2, tls } = options;
     return new Proxy({
       service,
@@ -306,21 +344,38 @@ export class Sidecar {
       options: { proxy, resilience, http1, http2, tls },
       egress,
       routee: { host: routeeHost, ports, healthPath },
-      inbound: ports.length === 0 ? undefined : { host: inbound.host, ...portOr(inbound.port, inboundPortDefault) },
-      outbound: { address: { host: "127.0.0.1", ...portOr(outboundPort, outboundPortDefault) }, secret },
-      to: to.map(({ service: called, at }) => ({ service: called, address: typeof at === "string" ? { path: at } : { host: "127.0.0.1", port: at } })),
+      inbound:
+        ports.length === 0
+          ? undefined
+          : { host: inbound.host, ...portOr(inbound.port, last.inbound ?? inboundPortDefault) },
+      outbound: {
+        address: { host: "127.0.0.1", ...portOr(outboundPort, last.outbound ?? outboundPortDefault) },
+        secret,
+      },
+      to: to.map(({ service: called, at }) => ({
+        service: called,
+        address: typeof at === "string" ? { path: at } : { host: "127.0.0.1", port: at },
+      })),
     });
   }
 
   #openDoors(): string[] {
     const doors = this.#context.secret === undefined ? [`127.0.0.1:${this.outboundPort} (outbound)`] : [];
-    for (const { service, at } of this.#context.to) if (typeof at === "number") doors.push(`127.0.0.1:${at} (--to ${serviceKey(service)})`);
+    for (const { service, at } of this.#context.to)
+      if (typeof at === "number") doors.push(`127.0.0.1:${at} (--to ${serviceKey(service)})`);
     return doors;
   }
 
   #measure(): void {
-    const serials = this.#metrics.gauge({ name: "hauberk_certificate_info", help: "1 for the certificate that is in use now, by its serial.", labels: ["serial"] });
-    const connected = this.#metrics.gauge({ name: "hauberk_control_connected", help: "Whether the watch to the control plane stands." });
+    const serials = this.#metrics.gauge({
+      name: "hauberk_certificate_info",
+      help: "1 for the certificate that is in use now, by its serial.",
+      labels: ["serial"],
+    });
+    const connected = this.#metrics.gauge({
+      name: "hauberk_control_connected",
+      help: "Whether the watch to the control plane stands.",
+    });
     const show = (now: TlsIdentity | undefined, before: TlsIdentity | undefined): void => {
       if (before !== undefined) serials.forget(before.chain[0]?.serial ?? "");
       if (now !== undefined) serials.with(now.chain[0]?.serial ?? "").set(1);
@@ -331,7 +386,11 @@ export class Sidecar {
   }
 
   #adminRoutes(): Parameters<typeof listenAdmin>[1] {
-    const json = (value: unknown, status = 200): { status: number; type: string; body: string } => ({ status, type: "application/json", body: `${JSON.stringify(value)}\n` });
+    const json = (value: unknown, status = 200): { status: number; type: string; body: string } => ({
+      status,
+      type: "application/json",
+      body: `${JSON.stringify(value)}\n`,
+    });
     return {
       "/health": () => json({ status: "ok" }),
       "/ready": () => {
