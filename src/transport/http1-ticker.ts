@@ -6,7 +6,7 @@ export interface Ticking {
 }
 
 /** How late a deadline may be noticed; half a second of ten is nothing, and a timer per request would be something. */
-const tickMs = 500;
+export const tickMs = 500;
 
 const tickers = new WeakMap<Clock, Ticker>();
 

@@ -1,5 +1,5 @@
 import type { Clock } from "../base/clock.ts";
-import { Ticker, type Ticking } from "./http1-ticker.ts";
+import { Ticker, tickMs, type Ticking } from "./http1-ticker.ts";
 
 /** A connection's last moment, and the moment from which it should wind up. */
 export interface Life {
@@ -24,7 +24,8 @@ export interface LifeTerms {
 
 /**
  * No connection outlives the certificates at its ends (DESIGN, promise 4). The wall clock is looked at twice a second
- * instead of setting timers: certificates end by wall time, and machines sleep.
+ * instead of setting timers: certificates end by wall time, and machines sleep. The look that ends a connection is the last
+ * one before its certificate ends, not the first one after.
  */
 export function limitLife(terms: LifeTerms): Life {
   return new LimitedLife(terms);
@@ -35,6 +36,8 @@ class LimitedLife implements Life, Ticking {
   readonly #ticker: Ticker;
   #endsAtMs: number;
   #endingAtMs = 0;
+  /** By when it was asked to be gone, whatever its certificates allow. */
+  #goneByMs = Infinity;
 
   constructor(terms: LifeTerms) {
     this.#terms = terms;
@@ -45,16 +48,17 @@ class LimitedLife implements Life, Ticking {
   }
 
   get endsAtMs(): number {
-    return this.#endsAtMs;
+    return Math.min(this.#endsAtMs, this.#goneByMs);
   }
 
   extend(endsAtMs: number): void {
     this.#endsAtMs = endsAtMs;
+    this.#goneByMs = Infinity;
     this.#plan();
   }
 
   shorten(endsAtMs: number): void {
-    this.#endsAtMs = Math.min(this.#endsAtMs, endsAtMs);
+    this.#goneByMs = Math.min(this.#goneByMs, endsAtMs);
   }
 
   cancel(): void {
@@ -63,17 +67,18 @@ class LimitedLife implements Life, Ticking {
 
   tick(): void {
     const nowMs = this.#terms.clock.wallMs();
-    if (nowMs >= this.#endsAtMs) {
+    if (nowMs + tickMs >= this.#endsAtMs || nowMs >= this.#goneByMs) {
       this.cancel();
       this.#terms.onEnd();
     } else if (nowMs >= this.#endingAtMs) {
       this.#endingAtMs = Infinity;
-      this.#terms.onEnding(this.#endsAtMs - nowMs);
+      this.#terms.onEnding(this.#endsAtMs - tickMs - nowMs);
     }
   }
 
   #plan(): void {
-    const leftMs = Math.max(0, this.#endsAtMs - this.#terms.clock.wallMs());
-    this.#endingAtMs = this.#endsAtMs - Math.min(this.#terms.leadMs, leftMs / 4);
+    const lastMs = this.#endsAtMs - tickMs;
+    const leftMs = Math.max(0, lastMs - this.#terms.clock.wallMs());
+    this.#endingAtMs = lastMs - Math.min(this.#terms.leadMs, leftMs / 4);
   }
 }
