@@ -66,6 +66,8 @@ export interface RecordedConnection {
 export interface RecordedEndpoint {
   readonly port: number;
   readonly connections: readonly RecordedConnection[];
+  /** How many TCP connections were made, with or without a handshake after. */
+  arrivals(): number;
   /** Everything that came over every connection. */
   bytes(): Buffer;
   close(): Promise<void>;
@@ -106,6 +108,7 @@ class Recorder {
   readonly #connections: RecordedConnection[] = [];
   readonly #sockets = new Set<Socket>();
   readonly #answer: string | undefined;
+  #arrivals = 0;
 
   constructor(answer: string | undefined) {
     this.#answer = answer;
@@ -122,7 +125,9 @@ class Recorder {
   }
 
   endpoint(server: TcpServer): RecordedEndpoint {
+    server.on("connection", () => this.#arrivals++);
     return {
+      arrivals: () => this.#arrivals,
       port: portOf(server),
       connections: this.#connections,
       bytes: () => Buffer.concat(this.#connections.map((connection) => connection.bytes())),
