@@ -25,7 +25,9 @@ if (values.help) {
   process.exit(0);
 }
 if (values.sabotage !== undefined && !steps.some((step) => step.name === values.sabotage)) {
-  console.error(`There is no step "${values.sabotage}" to sabotage; the steps are ${steps.map((step) => step.name).join(", ")}`);
+  console.error(
+    `There is no step "${values.sabotage}" to sabotage; the steps are ${steps.map((step) => step.name).join(", ")}`,
+  );
   process.exit(2);
 }
 
@@ -33,7 +35,8 @@ const folder = resolve(values.folder ?? `demo-mesh/${randomBytes(4).toString("he
 mkdirSync(folder, { recursive: true });
 const stage = new Stage({ folder, entry: builtEntry, sabotage: values.sabotage });
 const startedMs = performance.now();
-const results: { step: string; title: string; happened: boolean; tookMs: number; seen?: string; because?: string }[] = [];
+const results: { step: string; title: string; happened: boolean; tookMs: number; seen?: string; because?: string }[] =
+  [];
 let failed: string | undefined;
 
 process.once("SIGINT", () => void stage.end().then(() => process.exit(130)));
@@ -44,11 +47,23 @@ for (const [index, step] of steps.entries()) {
   const beganMs = performance.now();
   try {
     const seen = await step.run(stage, values.sabotage === step.name);
-    results.push({ step: step.name, title: step.title, happened: true, tookMs: Math.round(performance.now() - beganMs), seen });
+    results.push({
+      step: step.name,
+      title: step.title,
+      happened: true,
+      tookMs: Math.round(performance.now() - beganMs),
+      seen,
+    });
     console.log(`${label}\n    ${seen.replaceAll("\n", "\n    ")}`);
   } catch (thrown) {
     const because = thrown instanceof Error ? thrown.message : String(thrown);
-    results.push({ step: step.name, title: step.title, happened: false, tookMs: Math.round(performance.now() - beganMs), because });
+    results.push({
+      step: step.name,
+      title: step.title,
+      happened: false,
+      tookMs: Math.round(performance.now() - beganMs),
+      because,
+    });
     console.log(`${label}\n    DID NOT HAPPEN: ${because}`);
     failed = step.name;
     break;
@@ -57,9 +72,13 @@ for (const [index, step] of steps.entries()) {
 
 const tookMs = Math.round(performance.now() - startedMs);
 const report = join(folder, "report.json");
-writeFileSync(report, `${JSON.stringify({ ok: failed === undefined, failed: failed ?? null, tookMs, steps: results, ...stage.report }, undefined, 2)}\n`);
+writeFileSync(
+  report,
+  `${JSON.stringify({ ok: failed === undefined, failed: failed ?? null, tookMs, steps: results, ...stage.report }, undefined, 2)}\n`,
+);
 
-if (failed === undefined) console.log(`\nAll ${steps.length} steps happened, in ${(tookMs / 1000).toFixed(1)} s. The report: ${report}`);
+if (failed === undefined)
+  console.log(`\nAll ${steps.length} steps happened, in ${(tookMs / 1000).toFixed(1)} s. The report: ${report}`);
 else console.log(`\nStep "${failed}" did not happen. The report: ${report}; the logs: ${join(folder, "logs")}`);
 
 if (values.keep && failed === undefined) {

@@ -23,7 +23,9 @@ async function worker(): Promise<void> {
   for (let name = queue.shift(); name !== undefined; name = queue.shift()) {
     const { code, text } = await run(name);
     const caught = code === 1 && text.includes(`Step "${name}" did not happen`);
-    console.log(`${caught ? "caught    " : "NOT CAUGHT"} ${name}: exit ${code}, ${/DID NOT HAPPEN: (.*)/.exec(text)?.[1]?.slice(0, 160) ?? "every step happened"}`);
+    console.log(
+      `${caught ? "caught    " : "NOT CAUGHT"} ${name}: exit ${code}, ${/DID NOT HAPPEN: (.*)/.exec(text)?.[1]?.slice(0, 160) ?? "every step happened"}`,
+    );
     if (!caught) bad.push(name);
   }
 }
@@ -31,7 +33,9 @@ async function worker(): Promise<void> {
 function run(name: string): Promise<{ code: number; text: string }> {
   const folder = mkdtempSync(join(tmpdir(), "hauberk-sabotage-"));
   return new Promise((resolve) => {
-    const child = spawn(process.execPath, [demo, `--sabotage=${name}`, "--folder", folder], { stdio: ["ignore", "pipe", "pipe"] });
+    const child = spawn(process.execPath, [demo, `--sabotage=${name}`, "--folder", folder], {
+      stdio: ["ignore", "pipe", "pipe"],
+    });
     let text = "";
     child.stdout.on("data", (chunk: Buffer) => (text += chunk.toString("utf8")));
     child.stderr.on("data", (chunk: Buffer) => (text += chunk.toString("utf8")));

@@ -95,20 +95,40 @@ export class Stage {
   /** A person's token from the corporate issuer. */
   token(claims: Readonly<Record<string, unknown>>): string {
     const now = Math.floor(Date.now() / 1000);
-    return signToken({ iss: "https://corp.example", aud: "orders", sub: "ann", iat: now, exp: now + 600, ...claims }, this.#issuer.privateKey);
+    return signToken(
+      { iss: "https://corp.example", aud: "orders", sub: "ann", iat: now, exp: now + 600, ...claims },
+      this.#issuer.privateKey,
+    );
   }
 
   /** `hauberk run` with one of the demo's programs behind it. */
-  async play(name: string, about: { service: string; program: string; environment?: Record<string, string> }, tokenFile?: string): Promise<Player> {
+  async play(
+    name: string,
+    about: { service: string; program: string; environment?: Record<string, string> },
+    tokenFile?: string,
+  ): Promise<Player> {
     const before = this.players.get(name);
     const appPort = before?.appPort ?? (await freePort());
     const instance = /\d+$/.exec(name)?.[0] ?? "1";
     const sidecar = await this.mesh.start(
       [
-        "run", "--service", about.service, "--instance", instance, "--app", `http:${appPort}`, "--inbound-host", "127.0.0.1", "--log-level", "info",
+        "run",
+        "--service",
+        about.service,
+        "--instance",
+        instance,
+        "--app",
+        `http:${appPort}`,
+        "--inbound-host",
+        "127.0.0.1",
+        "--log-level",
+        "info",
         ...(tokenFile === undefined ? [] : ["--token-file", tokenFile]),
       ],
-      { environment: { PORT: String(appPort), INSTANCE: name, ...about.environment }, program: [process.execPath, join(apps, about.program)] },
+      {
+        environment: { PORT: String(appPort), INSTANCE: name, ...about.environment },
+        program: [process.execPath, join(apps, about.program)],
+      },
     );
     const player: Player = { name, service: about.service, instance, appPort, sidecar };
     this.players.set(name, player);
@@ -128,7 +148,12 @@ export class Stage {
 
   /** Asks web to call somebody through its sidecar. */
   async call(wanted: MeshCall, from = "web"): Promise<MeshAnswer> {
-    const answer = await ask({ port: this.player(from).appPort, method: "POST", path: "/call", body: JSON.stringify(wanted) });
+    const answer = await ask({
+      port: this.player(from).appPort,
+      method: "POST",
+      path: "/call",
+      body: JSON.stringify(wanted),
+    });
     return JSON.parse(answer.body) as MeshAnswer;
   }
 
@@ -141,7 +166,9 @@ export class Stage {
   }
 
   async endLoad(): Promise<LoadResult> {
-    return JSON.parse((await ask({ port: this.player("web").appPort, method: "DELETE", path: "/load" })).body) as LoadResult;
+    return JSON.parse(
+      (await ask({ port: this.player("web").appPort, method: "DELETE", path: "/load" })).body,
+    ) as LoadResult;
   }
 
   metrics(name: string): Promise<Map<string, number>> {
@@ -164,7 +191,8 @@ export class Stage {
   async end(): Promise<void> {
     if (this.#mesh !== undefined) {
       mkdirSync(join(this.folder, "logs"), { recursive: true });
-      for (const player of this.players.values()) writeFileSync(join(this.folder, "logs", `${player.name}.log`), player.sidecar.output());
+      for (const player of this.players.values())
+        writeFileSync(join(this.folder, "logs", `${player.name}.log`), player.sidecar.output());
       if (this.#control !== undefined) writeFileSync(join(this.folder, "logs", "control.log"), this.#control.output());
       for (const player of this.players.values()) await player.sidecar.kill("SIGTERM");
       await this.#mesh.end();

@@ -61,26 +61,39 @@ const enroll: Step = {
     usedToken = "";
     await Promise.all(
       cast.map(async ([name, service, program]) => {
-        const token = await stage.mesh.token(service, stage.sabotage === "token-twice" && name === "orders-1" ? ["--uses", "2"] : []);
+        const token = await stage.mesh.token(
+          service,
+          stage.sabotage === "token-twice" && name === "orders-1" ? ["--uses", "2"] : [],
+        );
         if (name === "orders-1") usedToken = token;
         if (sabotaged && name === "ledger") damage(token);
-        await stage.play(name, { service, program, environment: environmentOf(stage, name) }, token);
+        await stage.play(name, { service, program, environment: environmentOf(name) }, token);
       }),
     );
-    const { certificates } = await stage.mesh.json<{ certificates: CertificateRow[] }>(["certs", "list", ...stage.mesh.controlFlag]);
+    const { certificates } = await stage.mesh.json<{ certificates: CertificateRow[] }>([
+      "certs",
+      "list",
+      ...stage.mesh.controlFlag,
+    ]);
     const ids = certificates.map((row) => row.id).filter((id) => id.includes("/ns/"));
     expect(ids.length === 4, `${ids.length} certificates were issued, not 4`);
     return [...new Set(ids)].sort().join("\n");
   },
 };
 
-/** What is broken from the start where a later step is to be sabotaged. */
-function environmentOf(stage: Stage, name: string): Record<string, string> {
+function environmentOf(name: string): Record<string, string> {
   if (name === "orders-1") return { FLAKY: "1" };
-  if (name !== "web") return {};
-  if (stage.sabotage === "kill" || stage.sabotage === "retry") return { HAUBERK_RETRIES_MAX: "0" };
-  if (stage.sabotage === "breaker") return { HAUBERK_BREAKER_FAILURES_MAX: "1000", HAUBERK_BREAKER_SUCCESS_RATIO: "0" };
-  return { HAUBERK_BREAKER_OPEN_MS: "1500" };
+  return name === "web" ? { HAUBERK_BREAKER_OPEN_MS: "1500" } : {};
+}
+
+/** web again, with something broken: its identity is on disk. */
+async function cripple(stage: Stage, environment: Record<string, string>): Promise<void> {
+  await stage.player("web").sidecar.kill("SIGTERM");
+  await stage.play("web", {
+    service: "web",
+    program: "web.ts",
+    environment: { ...environmentOf("web"), ...environment },
+  });
 }
 
 /** One character of its signature is another one. */
@@ -94,7 +107,19 @@ const tokenTwice: Step = {
   name: "token-twice",
   title: "A token that was used is worth nothing",
   run: async (stage) => {
-    const again = await stage.mesh.run(["run", "--service", "orders", "--instance", "thief", "--token-file", usedToken, "--inbound-host", "127.0.0.1", "--", "true"]);
+    const again = await stage.mesh.run([
+      "run",
+      "--service",
+      "orders",
+      "--instance",
+      "thief",
+      "--token-file",
+      usedToken,
+      "--inbound-host",
+      "127.0.0.1",
+      "--",
+      "true",
+    ]);
     expect(again.code !== 0, "the token enrolled a second sidecar");
     expect(again.err.includes("TOKEN_ALREADY_USED"), `the refusal was another: ${again.err}`);
     return again.err.trim();
@@ -107,7 +132,10 @@ const denyByDefault: Step = {
   run: async (stage, sabotaged) => {
     if (sabotaged) await apply(stage);
     const answer = await stage.call(asAnn(stage, order));
-    expect(answer.status === 404 && answer.code === "SERVICE_UNKNOWN", `web -> orders answered ${answer.status} ${answer.code ?? ""}`);
+    expect(
+      answer.status === 404 && answer.code === "SERVICE_UNKNOWN",
+      `web -> orders answered ${answer.status} ${answer.code ?? ""}`,
+    );
     return `web -> orders: 404 SERVICE_UNKNOWN: ${messageOf(answer.body)}`;
   },
 };
@@ -126,10 +154,16 @@ const allowed: Step = {
   name: "allowed",
   title: "Policies are applied, and what they allow works",
   run: async (stage, sabotaged) => {
-    const shown = await apply(stage, sabotaged ? (text) => text.replaceAll("services: [web]", "services: [nobody]") : undefined);
+    const shown = await apply(
+      stage,
+      sabotaged ? (text) => text.replaceAll("services: [web]", "services: [nobody]") : undefined,
+    );
     await callUntil(stage, asAnn(stage, order), 200);
     const total = await stage.call(asAnn(stage, { url: "http://orders/orders/1/total" }));
-    expect(total.status === 200 && total.body.includes("/sa/orders"), `orders -> ledger answered ${total.status} ${total.body}`);
+    expect(
+      total.status === 200 && total.body.includes("/sa/orders"),
+      `orders -> ledger answered ${total.status} ${total.body}`,
+    );
     return `${shown}\nweb -> orders: 200\norders -> ledger: 200, and ledger was told who called: ${/URI=[^"]+/.exec(total.body)?.[0]}`;
   },
 };
@@ -140,7 +174,9 @@ const jwtMissing: Step = {
   run: async (stage, sabotaged) => {
     if (sabotaged) {
       await apply(stage, (text) => text.replaceAll(/^ +jwt:.*$/gm, ""));
-      await eventually("the weaker policy arrives", 3_000, async () => ((await stage.call(order)).status === 200 ? true : undefined));
+      await eventually("the weaker policy arrives", 3_000, async () =>
+        (await stage.call(order)).status === 200 ? true : undefined,
+      );
     }
     const answer = await stage.call(order);
     expect(answer.status === 401 && answer.code === "JWT_MISSING", `it answered ${answer.status} ${answer.code ?? ""}`);
@@ -155,7 +191,9 @@ const jwtScope: Step = {
     const poor = asAnn(stage, order, "profile");
     if (sabotaged) {
       await apply(stage, (text) => text.replaceAll(/, claims: \{[^}]*\}/g, ""));
-      await eventually("the weaker policy arrives", 3_000, async () => ((await stage.call(poor)).status === 200 ? true : undefined));
+      await eventually("the weaker policy arrives", 3_000, async () =>
+        (await stage.call(poor)).status === 200 ? true : undefined,
+      );
     }
     const answer = await stage.call(poor);
     expect(answer.status === 403 && answer.code === "DENIED", `it answered ${answer.status} ${answer.code ?? ""}`);
@@ -169,12 +207,20 @@ const unknown: Step = {
   run: async (stage, sabotaged) => {
     if (sabotaged) {
       await apply(stage, (text) => text.replaceAll("services: [orders]", "services: [orders, web]"));
-      await eventually("the weaker policy arrives", 3_000, async () => ((await stage.call({ url: "http://ledger/entries/1" })).status === 200 ? true : undefined));
+      await eventually("the weaker policy arrives", 3_000, async () =>
+        (await stage.call({ url: "http://ledger/entries/1" })).status === 200 ? true : undefined,
+      );
     }
     const real = await stage.call({ url: "http://ledger/entries/1", headers: { "x-request-id": "the-same" } });
     const invented = await stage.call({ url: "http://ledgen/entries/1", headers: { "x-request-id": "the-same" } });
-    expect(real.status === 404 && real.code === "SERVICE_UNKNOWN", `web -> ledger answered ${real.status} ${real.code ?? ""}`);
-    expect(real.body.replaceAll("ledger", "X") === invented.body.replaceAll("ledgen", "X"), "the two answers can be told apart");
+    expect(
+      real.status === 404 && real.code === "SERVICE_UNKNOWN",
+      `web -> ledger answered ${real.status} ${real.code ?? ""}`,
+    );
+    expect(
+      real.body.replaceAll("ledger", "X") === invented.body.replaceAll("ledgen", "X"),
+      "the two answers can be told apart",
+    );
     return `web -> ledger and web -> ledgen (which nobody runs): 404 SERVICE_UNKNOWN, word for word the same`;
   },
 };
@@ -185,16 +231,25 @@ const balancing: Step = {
   run: async (stage, sabotaged) => {
     if (sabotaged) await stage.player("orders-2").sidecar.kill("SIGTERM");
     const before = await stage.metrics("web");
-    for (let count = 0; count < 40; count++) expect((await stage.call(asAnn(stage, order))).status === 200, "a call failed");
+    for (let count = 0; count < 40; count++)
+      expect((await stage.call(asAnn(stage, order))).status === 200, "a call failed");
     const counts = instanceCounts(before, await stage.metrics("web"));
     stage.report["balancing"] = counts;
     const values = Object.values(counts);
-    expect(values.length === 2 && values.every((count) => count >= 12), `the counts per instance are ${JSON.stringify(counts)}`);
-    return `40 requests, by web's own metrics: ${Object.entries(counts).map(([instance, count]) => `${count} to ${instance.slice(0, 8)}`).join(", ")}`;
+    expect(
+      values.length === 2 && values.every((count) => count >= 12),
+      `the counts per instance are ${JSON.stringify(counts)}`,
+    );
+    return `40 requests, by web's own metrics: ${Object.entries(counts)
+      .map(([instance, count]) => `${count} to ${instance.slice(0, 8)}`)
+      .join(", ")}`;
   },
 };
 
-function instanceCounts(before: ReadonlyMap<string, number>, after: ReadonlyMap<string, number>): Record<string, number> {
+function instanceCounts(
+  before: ReadonlyMap<string, number>,
+  after: ReadonlyMap<string, number>,
+): Record<string, number> {
   const counts: Record<string, number> = {};
   for (const [key, value] of after) {
     if (!key.startsWith("hauberk_endpoint_requests_total") || !key.includes('service="orders.default"')) continue;
@@ -208,7 +263,8 @@ function instanceCounts(before: ReadonlyMap<string, number>, after: ReadonlyMap<
 const kill: Step = {
   name: "kill",
   title: "An instance is killed with -9 while GETs run, and none is lost",
-  run: async (stage) => {
+  run: async (stage, sabotaged) => {
+    if (sabotaged) await cripple(stage, { HAUBERK_RETRIES_MAX: "0" });
     const victim = stage.player("orders-2");
     const { body } = await ask({ port: victim.appPort, path: "/healthz" });
     const program = (JSON.parse(body) as { pid: number }).pid;
@@ -217,10 +273,15 @@ const kill: Step = {
     process.kill(victim.sidecar.pid, "SIGKILL");
     process.kill(program, "SIGKILL");
     const atDeath = (await stage.load()).done;
-    await eventually("the load goes on", 5_000, async () => ((await stage.load()).done > atDeath + 250 ? true : undefined));
+    await eventually("the load goes on", 5_000, async () =>
+      (await stage.load()).done > atDeath + 250 ? true : undefined,
+    );
     const load = await stage.endLoad();
     stage.report["kill"] = load;
-    expect(load.counts["200"] === load.sent, `of ${load.sent} GETs were answered ${JSON.stringify(load.counts)} ${JSON.stringify(load.codes)}`);
+    expect(
+      load.counts["200"] === load.sent,
+      `of ${load.sent} GETs were answered ${JSON.stringify(load.counts)} ${JSON.stringify(load.codes)}`,
+    );
     await stage.play("orders-2", { service: "orders", program: "orders.ts" });
     return `${load.sent} GETs, ${load.counts["200"]} times 200; orders-2 is back with the identity on its disk, without a token`;
   },
@@ -229,7 +290,8 @@ const kill: Step = {
 const retry: Step = {
   name: "retry",
   title: "A flaky routee is retried within the budget",
-  run: async (stage) => {
+  run: async (stage, sabotaged) => {
+    if (sabotaged) await cripple(stage, { HAUBERK_RETRIES_MAX: "0" });
     const before = await stage.metrics("web");
     const failed: number[] = [];
     for (let count = 0; count < 60; count++) {
@@ -248,7 +310,8 @@ const retry: Step = {
 const breaker: Step = {
   name: "breaker",
   title: "A breaker opens, and closes again",
-  run: async (stage) => {
+  run: async (stage, sabotaged) => {
+    if (sabotaged) await cripple(stage, { HAUBERK_BREAKER_FAILURES_MAX: "1000", HAUBERK_BREAKER_SUCCESS_RATIO: "0" });
     const before = await stage.metrics("web");
     await both(stage, "broken");
     const refused = await eventually("BREAKER_OPEN", 5_000, async () => {
@@ -262,7 +325,11 @@ const breaker: Step = {
       return turns(before, now, "closed") >= 2 ? true : undefined;
     });
     const after = await stage.metrics("web");
-    const seen = { open: turns(before, after, "open"), probing: turns(before, after, "probing"), closed: turns(before, after, "closed") };
+    const seen = {
+      open: turns(before, after, "open"),
+      probing: turns(before, after, "probing"),
+      closed: turns(before, after, "closed"),
+    };
     stage.report["breaker"] = seen;
     expect(seen.open >= 2 && seen.probing >= 2, `the transitions are ${JSON.stringify(seen)}`);
     return `${refused.status} BREAKER_OPEN at once: ${messageOf(refused.body)}\nby web's own metrics: opened ${seen.open} times, probed ${seen.probing}, closed ${seen.closed}`;
@@ -270,12 +337,15 @@ const breaker: Step = {
 };
 
 async function both(stage: Stage, mode: "well" | "broken"): Promise<void> {
-  for (const name of ["orders-1", "orders-2"]) await ask({ port: stage.player(name).appPort, method: "PUT", path: `/demo/${mode}` });
+  for (const name of ["orders-1", "orders-2"])
+    await ask({ port: stage.player(name).appPort, method: "PUT", path: `/demo/${mode}` });
 }
 
 function turns(before: ReadonlyMap<string, number>, after: ReadonlyMap<string, number>, to: string): number {
   const label = [`to="${to}"`];
-  return sumOf(after, "hauberk_breaker_transitions_total", label) - sumOf(before, "hauberk_breaker_transitions_total", label);
+  return (
+    sumOf(after, "hauberk_breaker_transitions_total", label) - sumOf(before, "hauberk_breaker_transitions_total", label)
+  );
 }
 
 const controlDown: Step = {
@@ -297,7 +367,9 @@ const controlDown: Step = {
     await stage.startControl();
     const answer = await eventually("every sidecar is back", 10_000, async () => {
       const services = await stage.mesh.json<ServicesAnswer>(["services", ...stage.mesh.controlFlag]);
-      return services.sidecars.length === 4 && services.sidecars.every((sidecar) => sidecar.acknowledged !== null) ? services : undefined;
+      return services.sidecars.length === 4 && services.sidecars.every((sidecar) => sidecar.acknowledged !== null)
+        ? services
+        : undefined;
     });
     return `calls went on, orders-1 was restarted meanwhile and serves; ${answer.sidecars.length} sidecars are connected again, without a restart`;
   },
@@ -318,8 +390,16 @@ const rotation: Step = {
     const load = await stage.endLoad();
     const perSecond = (load.sent * 1000) / (load.endedMs - load.startedMs);
     const drained = sumOf(await stage.metrics("web"), "hauberk_connections_drained_total");
-    stage.report["rotation"] = { serials: Object.fromEntries([...rotations].map(([name, seen]) => [name, [...seen]])), load, perSecond, drained };
-    expect(load.counts["200"] === load.sent, `of ${load.sent} requests were answered ${JSON.stringify(load.counts)} ${JSON.stringify(load.codes)}`);
+    stage.report["rotation"] = {
+      serials: Object.fromEntries([...rotations].map(([name, seen]) => [name, [...seen]])),
+      load,
+      perSecond,
+      drained,
+    };
+    expect(
+      load.counts["200"] === load.sent,
+      `of ${load.sent} requests were answered ${JSON.stringify(load.counts)} ${JSON.stringify(load.codes)}`,
+    );
     expect(perSecond >= 200, `the load was ${perSecond.toFixed(0)} requests per second`);
     expect(drained > 0, "no old connection was drained");
     return `${load.sent} requests at ${perSecond.toFixed(0)} per second, ${load.counts["200"]} times 200; ${[...rotations].map(([name, seen]) => `${name} ${seen.size - 1} times`).join(", ")}; web drained ${drained} old connections`;
@@ -339,5 +419,18 @@ async function serials(stage: Stage): Promise<Map<string, string>> {
 }
 
 export const steps: readonly Step[] = [
-  bootstrap, enroll, tokenTwice, denyByDefault, allowed, jwtMissing, jwtScope, unknown, balancing, kill, retry, breaker, controlDown, rotation,
+  bootstrap,
+  enroll,
+  tokenTwice,
+  denyByDefault,
+  allowed,
+  jwtMissing,
+  jwtScope,
+  unknown,
+  balancing,
+  kill,
+  retry,
+  breaker,
+  controlDown,
+  rotation,
 ];

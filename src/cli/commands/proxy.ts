@@ -22,6 +22,8 @@ export const run: Run = async (input) => {
 };
 
 function describe(outbound: number, inbound: number | undefined, open: boolean): string {
-  const calls = open ? `calls at http://127.0.0.1:${outbound} with Host: SERVICE, open to every local user` : "calls through --to ports only (--open-outbound opens the proxy port)";
+  const calls = open
+    ? `calls at http://127.0.0.1:${outbound} with Host: SERVICE, open to every local user`
+    : "calls through --to ports only (--open-outbound opens the proxy port)";
   return `The sidecar is ready: ${calls}${inbound === undefined ? "" : `; others reach it on port ${inbound}`}`;
 }

@@ -8,7 +8,8 @@ import { readDuration, showRefusal } from "../terminal.ts";
 
 /** The sidecar first, then the program; ended in the opposite order; the program's exit code is this command's. */
 export const run: Run = async (input) => {
-  if (input.program.length === 0) throw usageError("no program stands after --", "Write hauberk run --service web -- curl http://orders/orders/1");
+  if (input.program.length === 0)
+    throw usageError("no program stands after --", "Write hauberk run --service web -- curl http://orders/orders/1");
   const graceMs = readDuration(input.flag("grace") ?? "10s");
   if (graceMs === undefined) throw usageError("--grace is no duration such as 10s", "See hauberk run --help");
   const wanted = readSidecarInput(input, "warn");
@@ -32,25 +33,26 @@ export const run: Run = async (input) => {
   }
 };
 
-async function together(input: Input, { sidecar }: StartedSidecar, use: { child: Child; asked: Promise<NodeJS.Signals>; graceMs: number }): Promise<number> {
+async function together(
+  input: Input,
+  { sidecar }: StartedSidecar,
+  use: { child: Child; asked: Promise<NodeJS.Signals>; graceMs: number },
+): Promise<number> {
   const { child, asked, graceMs } = use;
   const first = await Promise.race([
     child.exited.then((code) => ({ is: "exited" as const, code })),
     asked.then((signal) => ({ is: "asked" as const, signal })),
     sidecar.refused.then((refusal) => ({ is: "refused" as const, refusal })),
   ]);
-  switch (first.is) {
-    case "exited":
-      return first.code;
-    case "asked":
-      // Callers are sent elsewhere before the program that answers them is told to end.
-      await sidecar.leave();
-      child.end(first.signal, graceMs);
-      return child.exited;
-    case "refused":
-      showRefusal(input.terminal, first.refusal);
-      child.end("SIGTERM", graceMs);
-      await child.exited;
-      return exits.negative;
+  if (first.is === "exited") return first.code;
+  if (first.is === "asked") {
+    // Callers are sent elsewhere before the program that answers them is told to end.
+    await sidecar.leave();
+    child.end(first.signal, graceMs);
+    return child.exited;
   }
+  showRefusal(input.terminal, first.refusal);
+  child.end("SIGTERM", graceMs);
+  await child.exited;
+  return exits.negative;
 }

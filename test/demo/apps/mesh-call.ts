@@ -19,15 +19,23 @@ const agent = new Agent({ keepAlive: true, maxSockets: 16, proxyEnv: env } as Co
 
 export function call(wanted: MeshCall): Promise<MeshAnswer> {
   return new Promise((resolve, reject) => {
-    const outgoing = request(wanted.url, { method: wanted.method ?? "GET", headers: { ...wanted.headers }, agent }, (incoming) => {
-      const chunks: Buffer[] = [];
-      incoming.on("data", (chunk: Buffer) => chunks.push(chunk));
-      incoming.once("error", reject);
-      incoming.once("end", () => {
-        const code = incoming.headers["x-hauberk-code"];
-        resolve({ status: incoming.statusCode ?? 0, code: typeof code === "string" ? code : undefined, body: Buffer.concat(chunks).toString("utf8") });
-      });
-    });
+    const outgoing = request(
+      wanted.url,
+      { method: wanted.method ?? "GET", headers: { ...wanted.headers }, agent },
+      (incoming) => {
+        const chunks: Buffer[] = [];
+        incoming.on("data", (chunk: Buffer) => chunks.push(chunk));
+        incoming.once("error", reject);
+        incoming.once("end", () => {
+          const code = incoming.headers["x-hauberk-code"];
+          resolve({
+            status: incoming.statusCode ?? 0,
+            code: typeof code === "string" ? code : undefined,
+            body: Buffer.concat(chunks).toString("utf8"),
+          });
+        });
+      },
+    );
     outgoing.once("error", reject);
     outgoing.end(wanted.body);
   });

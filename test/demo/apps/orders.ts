@@ -10,13 +10,18 @@ serve([
   [
     "GET",
     /^\/orders\/flaky$/,
-    () => (env["FLAKY"] !== undefined && turn++ % 6 === 5 ? { status: 503, value: { error: "flaky" } } : { value: { order: "flaky", instance: env["INSTANCE"] } }),
+    () =>
+      env["FLAKY"] !== undefined && turn++ % 6 === 5
+        ? { status: 503, value: { error: "flaky" } }
+        : { value: { order: "flaky", instance: env["INSTANCE"] } },
   ],
   [
     "GET",
     /^\/orders\/(\w+)$/,
     (_request, [, order]) =>
-      mode === "broken" ? { status: 503, value: { error: "broken on purpose" } } : { value: { order, instance: env["INSTANCE"] } },
+      mode === "broken"
+        ? { status: 503, value: { error: "broken on purpose" } }
+        : { value: { order, instance: env["INSTANCE"] } },
   ],
   [
     "GET",
@@ -26,7 +31,14 @@ serve([
       return { status: answer.status, value: { order, ledger: JSON.parse(answer.body) as unknown } };
     },
   ],
-  ["POST", /^\/orders$/, (request, _match, body) => ({ status: 201, value: { created: body.length, by: request.headers["x-forwarded-client-cert"] } })],
+  [
+    "POST",
+    /^\/orders$/,
+    (request, _match, body) => ({
+      status: 201,
+      value: { created: body.length, by: request.headers["x-forwarded-client-cert"] },
+    }),
+  ],
   ["GET", /^\/healthz$/, () => ({ value: { pid: process.pid } })],
   // For whoever runs the demo, on loopback: no policy lets anybody call it through the mesh.
   [

@@ -16,7 +16,16 @@ interface Load {
 let load: Load | undefined;
 
 function begin(wanted: MeshCall & { perSecond: number }): Load {
-  const begun: Load = { counts: {}, instances: {}, codes: {}, sent: 0, done: 0, running: true, startedMs: performance.now(), endedMs: 0 };
+  const begun: Load = {
+    counts: {},
+    instances: {},
+    codes: {},
+    sent: 0,
+    done: 0,
+    running: true,
+    startedMs: performance.now(),
+    endedMs: 0,
+  };
   const tick = setInterval(() => {
     if (!begun.running) {
       clearInterval(tick);
