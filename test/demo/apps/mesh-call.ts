@@ -15,7 +15,7 @@ export interface MeshAnswer {
   readonly body: string;
 }
 
-const agent = new Agent({ keepAlive: true, maxSockets: 16, proxyEnv: env } as ConstructorParameters<typeof Agent>[0]);
+const agent = new Agent({ keepAlive: true, maxSockets: 16, proxyEnv: env });
 
 export function call(wanted: MeshCall): Promise<MeshAnswer> {
   return new Promise((resolve, reject) => {
