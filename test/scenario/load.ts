@@ -51,7 +51,8 @@ export function beginLoad(
   };
   const tick = setInterval(() => {
     const due = Math.floor(((performance.now() - startedMs) / 1000) * wanted.perSecond);
-    while (sent < due && sent - done < openMax) send();
+    const room = Math.min(due - sent, openMax - (sent - done));
+    for (let count = 0; count < room; count++) send();
   }, 5);
   const seen = (): LoadSeen => ({
     sent,
