@@ -1,4 +1,4 @@
-/** A real control plane in a process of its own, as `hauberk control` puts it together, for bench/issue. */
+/** A real control plane in a process of its own, for bench/issue. */
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { Authority } from "../../src/authority/authority.ts";
