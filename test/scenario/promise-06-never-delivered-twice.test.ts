@@ -1,5 +1,5 @@
 import type { ServerResponse } from "node:http";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { ask, eventually, Mesh, metricsOf, sumOf, type Answer, type Started } from "../support/mesh.ts";
 import { allow, applyText, openRoutee, type Routee, type SeenRequest } from "./routees.ts";
 
@@ -32,6 +32,10 @@ beforeAll(async () => {
   });
 });
 
+afterEach(async () => {
+  for (const instance of instances) if (instance.sidecar.child.signalCode !== null) await revive(instance);
+});
+
 afterAll(async () => {
   await mesh.end();
   for (const { routee } of instances) await routee.close();
@@ -43,7 +47,7 @@ test("a request body is never delivered twice unless the request is safe to repl
   const ids = Array.from({ length: 40 }, (_, index) => `post-${index}`);
   const answers = ids.map(async (id) => ({ id, answer: await call("POST", id) }));
   await eventually("half of the POSTs are under way at the victim", 5_000, () => victim.held.length >= 15 || undefined);
-  const lost = new Set(victim.routee.requests.map((seen) => seen.body));
+  const lost = new Set(bodiesAt(victim));
   await victim.sidecar.kill("SIGKILL");
   // These start while the callers do not all know yet that it is gone: nothing of them was written there.
   const late = Array.from({ length: 20 }, (_, index) => `late-${index}`);
@@ -57,9 +61,8 @@ test("a request body is never delivered twice unless the request is safe to repl
     if (answer.status === 200) expect(delivered.get(id), `${id} was answered`).toBe(1);
   }
   expect([...lost].filter((id) => id.startsWith("post-")).length).toBeGreaterThanOrEqual(15);
-  expect(other.routee.requests.filter((seen) => lost.has(seen.body))).toEqual([]);
+  expect(bodiesAt(other).filter((id) => lost.has(id))).toEqual([]);
   expect(JSON.parse(all.find(({ id }) => lost.has(id))?.answer.body ?? "{}")).toMatchObject({ code: "UPSTREAM_LOST" });
-  await revive(victim);
 });
 
 test("GETs on a killed endpoint are sent again, and all succeed", async () => {
@@ -78,7 +81,6 @@ test("GETs on a killed endpoint are sent again, and all succeed", async () => {
   expect(
     sumOf(await metricsOf(web), "hauberk_retries_total") - sumOf(before, "hauberk_retries_total"),
   ).toBeGreaterThanOrEqual(twice.length);
-  await revive(victim);
 });
 
 test("a program that dies with a POST in its hands gets it once, although its sidecar lives and could ask again", async () => {
@@ -87,7 +89,7 @@ test("a program that dies with a POST in its hands gets it once, although its si
   const ids = Array.from({ length: 12 }, (_, index) => `crash-${index}`);
   const answers = ids.map(async (id) => ({ id, answer: await call("POST", id) }));
   await eventually("some are under way at the victim", 5_000, () => victim.held.length >= 4 || undefined);
-  const lost = new Set(victim.routee.requests.map((seen) => seen.body));
+  const lost = new Set(bodiesAt(victim));
   victim.holding = false;
   for (const response of victim.held.splice(0)) response.socket?.destroy();
   const all = await Promise.all(answers);
@@ -146,11 +148,14 @@ function call(method: string, id: string): Promise<Answer> {
   });
 }
 
+/** The bodies that came to this program, in order. */
+function bodiesAt(instance: Instance): string[] {
+  return instance.routee.requests.map(({ body }) => body).filter((body) => body !== "");
+}
+
 /** How often each body came to any of the programs. */
 function deliveries(): Map<string, number> {
   const counts = new Map<string, number>();
-  for (const { routee } of instances) {
-    for (const { body } of routee.requests) if (body !== "") counts.set(body, (counts.get(body) ?? 0) + 1);
-  }
+  for (const id of instances.flatMap(bodiesAt)) counts.set(id, (counts.get(id) ?? 0) + 1);
   return counts;
 }
