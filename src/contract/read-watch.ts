@@ -1,3 +1,4 @@
+import { isLocal, isLoopback, parseAddress } from "../base/ip-address.ts";
 import { isLabel, isTrustDomain, parseSpiffeId, serviceKey, serviceOf } from "../base/spiffe-id.ts";
 import { isRefusal, type Refusal } from "../base/errors.ts";
 import { limits } from "./limits.ts";
@@ -40,24 +41,32 @@ const version: Reader<Version> = object({
   counter: integer(0, Number.MAX_SAFE_INTEGER),
 });
 
-/** An IP address or a host name; what it leads to proves itself by its certificate. */
+const hostName = /^[0-9A-Za-z-]{1,63}(?:\.[0-9A-Za-z-]{1,63})*$/;
+/** Resolvers read 127.1, 0x7f000001 and 2130706433 as addresses: only the full form is one here. */
+const shortForm = /(?:^|\.)(?:0x[0-9a-f]*|[0-9]+)$/i;
+
+/**
+ * An IP address or a host name; what it leads to proves itself by its certificate. Whoever registers chooses where others
+ * dial: the dialler's own link (with its metadata service), everybody and nobody are no endpoints, in no spelling.
+ * Loopback is one for sidecars of the same machine, and the registry sees to that.
+ */
 const address: Reader<string> = (value, at) => {
-  const read = text(
-    253,
-    /^[0-9A-Za-z](?:[0-9A-Za-z.:-]*[0-9A-Za-z])?$|^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*$/,
-    "an address",
-  )(value, at);
-  // Resolvers read 127.1, 0x7f000001 and 2130706433 as addresses: only the full form is one here.
-  if (
-    /(?:^|\.)(?:0x[0-9a-f]*|[0-9]+)$/i.test(read) &&
-    !/^(?:[0-9]{1,3}\.){3}[0-9]{1,3}$/.test(read) &&
-    !read.includes(":")
-  ) {
-    wrong(at, "an address in its full form");
+  const read = text(253)(value, at);
+  const words = parseAddress(read);
+  if (words === undefined) {
+    if (!hostName.test(read)) wrong(at, "an address");
+    if (shortForm.test(read)) wrong(at, "an address in its full form");
+    return read;
   }
-  if (/^0+(?:\.|$)/.test(read) || /^[0:]+$/.test(read)) wrong(at, "an address that others can reach");
+  if (read.includes("%")) wrong(at, "an address without a zone");
+  if ((isLocal(words) && !isLoopback(words)) || isMulticast(words)) wrong(at, "an address that others can reach");
   return read;
 };
+
+/** And broadcast: 224.0.0.0/3, ff00::/8. */
+function isMulticast(words: readonly number[]): boolean {
+  return (words[0] as number) >= (words.length === 2 ? 0xe000 : 0xff00);
+}
 
 const tcpPort = integer(1, 65_535);
 

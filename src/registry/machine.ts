@@ -1,3 +1,5 @@
+import { isLoopback as isLoopbackAddress, parseAddress } from "../base/ip-address.ts";
+
 /** Which machine a stream comes from: enough to know who can reach a loopback address (DESIGN, section 4). */
 
 /** The control plane's own machine. */
@@ -10,11 +12,12 @@ export function machineOf(ends: { remote: string; local: string }): string {
   return isLoopback(remote) || remote === plain(ends.local) ? here : remote;
 }
 
-/** Whether only programs of the same machine can reach `address`. */
+/** Whether only programs of the same machine can reach `address`, in whatever spelling. */
 export function isLoopback(address: string): boolean {
-  const text = plain(address);
-  if (text === "localhost" || text.endsWith(".localhost")) return true;
-  return text.startsWith("127.") || text.startsWith("::ffff:7f") || /^(?:0{0,4}:){1,7}0{0,3}1$/.test(text);
+  const name = address.toLowerCase();
+  if (name === "localhost" || name.endsWith(".localhost")) return true;
+  const words = parseAddress(address);
+  return words !== undefined && isLoopbackAddress(words);
 }
 
 /** IPv4 in IPv6 becomes IPv4, a zone goes. */

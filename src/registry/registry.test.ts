@@ -238,12 +238,19 @@ test.each([
   expect(machineOf({ remote, local })).toBe(machine);
 });
 
-test.each(["127.0.0.1", "127.9.9.9", "::1", "0:0:0:0:0:0:0:1", "::ffff:127.0.0.1", "localhost", "a.localhost"])(
-  "%s is loopback",
-  (address) => {
-    expect(isLoopback(address)).toBe(true);
-  },
-);
+test.each([
+  "127.0.0.1",
+  "127.9.9.9",
+  "::1",
+  "0:0:0:0:0:0:0:1",
+  "::ffff:127.0.0.1",
+  "0:0:0:0:0:ffff:127.0.0.1",
+  "0::ffff:7f00:1",
+  "localhost",
+  "a.localhost",
+])("%s is loopback", (address) => {
+  expect(isLoopback(address)).toBe(true);
+});
 
 test.each(["10.0.0.1", "::2", "fd00::1", "localhost.example", "128.0.0.1", "2001:db8::1"])(
   "%s is not loopback",
