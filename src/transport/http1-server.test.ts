@@ -1,6 +1,9 @@
 import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
 import { request as httpRequest, type IncomingMessage } from "node:http";
 import { connect, createServer, type AddressInfo, type Server, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
 import { ManualClock } from "../../test/support/manual-clock.ts";
 import { defaultsOf } from "../base/options.ts";
@@ -512,4 +515,30 @@ test("an HTTP/1.0 client is reset when its answer breaks off, since only a clean
   const raw = new Raw(port).send("GET / HTTP/1.0\r\n\r\n");
   const [error] = (await once(raw.socket, "error")) as [NodeJS.ErrnoException];
   expect(error.code).toBe("ECONNRESET");
+});
+
+test("where the socket knows no reset, as over TLS and Unix sockets, such a connection is cut, and nothing is thrown", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "hauberk-"));
+  closers.push(() => rmSync(folder, { recursive: true, force: true }));
+  const path = join(folder, "socket");
+  const facts = { protocol: "http/1.1", remoteAddress: "", localPort: 0, peer: undefined } as const;
+  const exchanges: ServerExchange[] = [];
+  const take: Handler = (exchange) => {
+    exchange.respond({ status: 200, fields: [], bodyLength: -1 }, false);
+    exchange.write(Buffer.from("part"));
+    exchanges.push(exchange);
+  };
+  const server = createServer((socket) => {
+    serveHttp1(socket, facts, take, { clock: new ManualClock(), options: defaultsOf(http1Options) });
+  });
+  server.listen(path);
+  await once(server, "listening");
+  closers.push(() => server.close());
+  const client = connect({ path });
+  closers.push(() => client.destroy());
+  client.write("GET / HTTP/1.0\r\n\r\n");
+  await once(client, "data");
+  // The routee went away: what is thrown here would have ended the process.
+  expect(() => exchanges[0]?.abort({ kind: "lost", because: "test" })).not.toThrow();
+  await once(client, "close");
 });

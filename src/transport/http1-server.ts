@@ -326,8 +326,17 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
     this.#closing = true;
     this.writer.flush();
     // Without a length only a reset tells an HTTP/1.0 client that its answer is not whole.
-    if (reset) this.#socket.resetAndDestroy();
+    if (reset) this.#reset();
     else this.#socket.destroy();
+  }
+
+  /** Only TCP has a reset. Over TLS the missing close_notify says the same; a Unix socket can only be closed. */
+  #reset(): void {
+    try {
+      this.#socket.resetAndDestroy();
+    } catch {
+      this.#socket.destroy();
+    }
   }
 
   #next(): void {
