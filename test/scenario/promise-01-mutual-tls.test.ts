@@ -16,6 +16,7 @@ import {
   freePort,
   hear,
   openRoutee,
+  recordTcp,
   speakTls,
   type ClientIdentity,
   type Routee,
@@ -115,6 +116,25 @@ test("nothing reaches a routee from another machine without mutual TLS at its si
   expect(routee.requests.length).toBe(before + 1);
 });
 
+test("what a peer writes is never dialled: requests go to the declared ports of the routee or nowhere", async () => {
+  const elsewhere = await recordTcp();
+  const there = `127.0.0.1:${elsewhere.port}`;
+  const rest = "Connection: close\r\n\r\n";
+  const heads = [
+    `GET / HTTP/1.1\r\nHost: ${there}\r\n${rest}`,
+    `GET http://${there}/ HTTP/1.1\r\nHost: ${there}\r\n${rest}`,
+    `CONNECT ${there} HTTP/1.1\r\nHost: ${there}\r\n${rest}`,
+    `GET / HTTP/1.1\r\nHost: orders:${elsewhere.port}\r\n${rest}`,
+  ];
+  const before = routee.requests.length;
+  for (const head of heads) {
+    const { received } = await speakTls({ port: inbound, identity: web }, head);
+    expect(received.toString("latin1"), head).toMatch(/^HTTP\/1\.1 [45]\d\d /);
+  }
+  expect([elsewhere.arrivals(), routee.requests.length]).toEqual([0, before]);
+  await elsewhere.close();
+});
+
 const outside = Object.values(networkInterfaces())
   .flatMap((entries) => entries ?? [])
   .some((entry) => !entry.internal && entry.family === "IPv4" && !entry.address.startsWith("169.254."));
@@ -123,7 +143,8 @@ test.skipIf(!outside)(
   "a routee's own port that answers on a non-loopback address is refused (APP_PORT_EXPOSED) unless allowed by name; skipped where the machine has no such address",
   async () => {
     const port = await freePort();
-    const program = `console.log(process.pid); require("node:http").createServer((_, answer) => answer.end("shop")).listen(${port}, "0.0.0.0")`;
+    // It ends by itself with another code, so that a sidecar that lets it go on is found out soon.
+    const program = `setTimeout(() => process.exit(9), 8_000); console.log(process.pid); require("node:http").createServer((_, answer) => answer.end("shop")).listen(${port}, "0.0.0.0")`;
     const flags = [
       "run",
       "--service",
@@ -206,7 +227,7 @@ function pemOf(made: {
   notAfterMs: number;
 }): ClientIdentity {
   return {
-    key: String(made.key.export({ type: "pkcs8", format: "pem" })),
+    key: made.key.export({ type: "pkcs8", format: "pem" }),
     cert: made.chain.map((der) => toPem("CERTIFICATE", der)).join(""),
     ca: "",
     notAfterMs: made.notAfterMs,

@@ -49,7 +49,7 @@ test("a workload's private key never leaves its machine: it lies in 0600 files o
   const outputs = [control.output(), web.output(), orders.output(), commandLines()].join("\n");
   for (const { service, key, scalar } of keys) {
     expect(
-      holds(Buffer.from(key.export({ type: "pkcs8", format: "pem" }) as string), scalar),
+      holds(Buffer.from(key.export({ type: "pkcs8", format: "pem" })), scalar),
       "what finds keys finds this one",
     ).toBe(true);
     expect(holds(Buffer.from(outputs), scalar)).toBe(false);
@@ -82,7 +82,7 @@ test.skipIf(!memory)(
       // What it did see is still to be found in its memory: the public key came in the request.
       expect(memoryHolds(control.pid, [publicPoint, publicPoint.toString("base64").slice(4, 40)])).toBe(true);
       // As a number it lies in memory with its last octet first.
-      const scalar = [current.scalar, Buffer.from(current.scalar).reverse(), ...textsOf(current.scalar)];
+      const scalar = [current.scalar, Buffer.from([...current.scalar].toReversed()), ...textsOf(current.scalar)];
       expect(memoryHolds(control.pid, scalar)).toBe(false);
       // And the way of looking is able to find it where it has to be.
       expect(memoryHolds((service === "web" ? web : orders).pid, scalar)).toBe(true);
@@ -201,7 +201,9 @@ function modeOf(file: string): string | undefined {
 /** Arguments and environments of every process of the mesh. */
 function commandLines(): string {
   return [control, web, orders]
-    .map(({ pid }) => `${readFileSync(`/proc/${pid}/cmdline`)}\n${readFileSync(`/proc/${pid}/environ`)}`)
+    .map(
+      ({ pid }) => `${readFileSync(`/proc/${pid}/cmdline`, "utf8")}\n${readFileSync(`/proc/${pid}/environ`, "utf8")}`,
+    )
     .join("\n");
 }
 
@@ -260,7 +262,7 @@ async function csrFor(wish: {
   authority?: boolean;
 }): Promise<{ csr: string }> {
   const keys = await webcrypto.subtle.generateKey({ name: "ECDSA", namedCurve: "P-256" }, true, ["sign", "verify"]);
-  x509.cryptoProvider.set(webcrypto as Crypto);
+  x509.cryptoProvider.set(webcrypto);
   const made = await x509.Pkcs10CertificateRequestGenerator.create({
     ...(wish.subject === undefined ? {} : { name: wish.subject }),
     keys,

@@ -4,8 +4,6 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { createServer as createTcpServer, type AddressInfo, type Server as TcpServer, type Socket } from "node:net";
 import { join } from "node:path";
 import { connect, createServer as createTlsServer, type TLSSocket } from "node:tls";
-import { fromPem } from "../../src/x509/pem.ts";
-import { isRefusal } from "../../src/base/errors.ts";
 import type { Mesh } from "../support/mesh.ts";
 
 /** What scenarios put behind, before and beside sidecars: programs that answer, and endpoints that only write down what came. */
@@ -165,13 +163,6 @@ export async function exportIdentity(mesh: Mesh, service: string, instance = "1"
     ca: readFileSync(join(mesh.home, "ca", "root.crt"), "utf8"),
     notAfterMs,
   };
-}
-
-/** The bytes of every DER object in a PEM text. */
-export function derOf(pem: string): Buffer[] {
-  const blocks = fromPem(pem);
-  if (isRefusal(blocks)) throw new Error(blocks.message);
-  return blocks.map((block) => block.der);
 }
 
 export interface Spoken {

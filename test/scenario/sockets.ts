@@ -43,6 +43,6 @@ function linkOf(path: string): string {
 /** `0100007F:1F90`: the address in the machine's byte order, the port in hexadecimal. */
 function readAddress(text: string): { address: string; port: number } {
   const [hex = "", port = ""] = text.split(":");
-  const address = hex.length === 8 ? [...Buffer.from(hex, "hex")].reverse().join(".") : hex;
+  const address = hex.length === 8 ? [...Buffer.from(hex, "hex")].toReversed().join(".") : hex;
   return { address, port: Number.parseInt(port, 16) };
 }

@@ -30,11 +30,11 @@ export async function enrollWith(mesh: Mesh, service: string, csr: string): Prom
   return askControl({ mesh, port: mesh.ports.enrollment, path: "/v1/enroll" }, { token, csr, recoveryKey });
 }
 
-export function identityFrom(mesh: Mesh, privateKey: KeyObject, answer: IssuedAnswer): Stranger {
+function identityFrom(mesh: Mesh, privateKey: KeyObject, answer: IssuedAnswer): Stranger {
   return {
     privateKey,
     answer,
-    key: String(privateKey.export({ type: "pkcs8", format: "pem" })),
+    key: privateKey.export({ type: "pkcs8", format: "pem" }),
     cert: answer.chain.map((der) => toPem("CERTIFICATE", Buffer.from(der, "base64"))).join(""),
     ca: readFileSync(join(mesh.home, "ca", "root.crt"), "utf8"),
     notAfterMs: answer.notAfterMs,
