@@ -13,6 +13,9 @@ import { rateKeyOf, Rates } from "./rates.ts";
 
 export type App = FastifyInstance<Server>;
 
+/** The one route whose request goes on. */
+export const watchPath = "/v1/watch";
+
 export interface ListenerContext {
   readonly clock: Clock;
   readonly log: Logger;
@@ -49,6 +52,9 @@ export function makeListener(wish: ListenerWish, context: ListenerContext): App 
     exposeHeadRoutes: false,
     forceCloseConnections: false,
     routerOptions: { maxParamLength: 256 },
+    // What the router itself refuses (a path that is no path, an id that is too long) carries a code like everything else.
+    frameworkErrors: (error, request, reply) =>
+      void sendRefusal(reply as FastifyReply, refusalOf(error, request as FastifyRequest, log)),
     clientErrorHandler: (_error, socket) => {
       // Whatever it was, it was no HTTP: there is nobody to explain it to.
       if (socket.writable) socket.end("HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
@@ -152,11 +158,14 @@ export async function closeListener(app: App, clock: Clock, withinMs: number): P
   }
 }
 
-/** A body has to be there in time; the watch's, which has no end, is told apart by its type. */
+/**
+ * A body has to be there in time, whatever the method and the type: also one that nobody asked for holds its connection.
+ * Only the watch's has no end, on the one route that has it.
+ */
 function limitBody(request: FastifyRequest, { clock, options }: ListenerContext): void {
   const { raw } = request;
-  if (raw.method === "GET" || raw.method === "DELETE" || request.headers["content-type"] === "application/x-ndjson")
-    return;
+  const { "content-length": length = "0", "transfer-encoding": coding } = raw.headers;
+  if ((length === "0" && coding === undefined) || request.routeOptions.url === watchPath) return;
   const cancel = clock.after(options.bodyMs, () => raw.socket.destroy());
   raw.once("end", cancel);
   raw.once("close", cancel);

@@ -3,7 +3,7 @@ import type { Authority } from "../authority/authority.ts";
 import { isRefusal, refuse, type Refusal } from "../base/errors.ts";
 import { readRenewRequest } from "../contract/read-enrollment.ts";
 import { addressOf, textOf } from "./enrollment-api.ts";
-import { type App, sendAnswer, sendRefusal, takeText } from "./listener.ts";
+import { type App, sendAnswer, sendRefusal, takeText, watchPath } from "./listener.ts";
 import type { Peer, Peers } from "./peers.ts";
 import type { Rates } from "./rates.ts";
 import { serveWatch, type WatchRouteContext } from "./watch-route.ts";
@@ -59,7 +59,7 @@ export function addWorkloadRoutes(app: App, context: MeshContext): void {
     return sendAnswer(reply, answer);
   });
 
-  app.post("/v1/watch", { schema: { summary: "A sidecar's stream of JSON lines, both ways" } }, (request, reply) =>
+  app.post(watchPath, { schema: { summary: "A sidecar's stream of JSON lines, both ways" } }, (request, reply) =>
     watch(request, reply, context),
   );
 }

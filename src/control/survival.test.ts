@@ -235,14 +235,20 @@ test("an identity that asks too often is told so, and others are not", async () 
   expect((await ask({ port, tls: (await enrolled(plane, "web")).tls, path: "/v1/health" })).status).toBe(200);
 });
 
-test("a body that does not come in time ends its connection", async () => {
+test.each([
+  ["a body that was asked for", "POST /v1/enroll", "application/json"],
+  ["a body of the watch's type where there is no watch", "POST /v1/enroll", "application/x-ndjson"],
+  ["a body that no route takes", "GET /v1/health", "application/json"],
+  ["a body for nobody", "POST /nowhere", "application/x-ndjson"],
+])("%s and does not come in time ends its connection", async (_, line, type) => {
   const { plane, clock } = await start();
   const { port } = plane.control.addresses.enrollment;
   const socket = connect({ host: "127.0.0.1", port, checkServerIdentity: () => undefined, ...anybody(plane) });
   const closed = new Promise((resolve) => socket.once("close", resolve));
   socket.on("error", () => undefined);
+  socket.resume();
   const waiting = clock.waiting;
-  socket.write("POST /v1/enroll HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{");
+  socket.write(`${line} HTTP/1.1\r\nhost: x\r\ncontent-type: ${type}\r\ncontent-length: 100\r\n\r\n{`);
   await until(() => clock.waiting > waiting);
   clock.advance(10_001);
   await closed;
