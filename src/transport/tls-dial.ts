@@ -2,10 +2,13 @@ import { connect, type TLSSocket } from "node:tls";
 import type { Clock } from "../base/clock.ts";
 import { isRefusal, refuse, type Refusal } from "../base/errors.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
+import { endpointLookup } from "./endpoint-lookup.ts";
 import { tlsOptions } from "./options.ts";
 import { provePeer } from "./peer.ts";
 import { dialContextOf } from "./tls-context.ts";
 import { limitLife } from "./tls-life.ts";
+
+const lookup = endpointLookup();
 
 export interface MutualTlsCall {
   readonly address: string;
@@ -35,6 +38,7 @@ export function dialMutualTls(call: MutualTlsCall): Promise<TLSSocket | Refusal>
     const socket = connect({
       host: call.address,
       port: call.port,
+      lookup,
       secureContext: dialContextOf(call.identity),
       ALPNProtocols: [...call.alpn],
       rejectUnauthorized: true,
