@@ -156,9 +156,16 @@ export class Mesh {
   }
 
   /** The control plane; the ports of its first start are kept for later ones. */
-  async control(environment: Readonly<Record<string, string>> = {}): Promise<Started> {
+  async control(environment: Readonly<Record<string, string>> = {}, flags: readonly string[] = []): Promise<Started> {
     const started = await this.start(
-      ["control", "--mesh", `127.0.0.1:${this.#ports.mesh}`, "--enrollment", `127.0.0.1:${this.#ports.enrollment}`],
+      [
+        "control",
+        "--mesh",
+        `127.0.0.1:${this.#ports.mesh}`,
+        "--enrollment",
+        `127.0.0.1:${this.#ports.enrollment}`,
+        ...flags,
+      ],
       { environment },
     );
     this.#ports = { mesh: Number(started.ready["mesh"]), enrollment: Number(started.ready["enrollment"]) };
