@@ -3,11 +3,7 @@ import { networkInterfaces } from "node:os";
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { openCa } from "../../src/authority/ca-files.ts";
 import type { ServicesAnswer } from "../../src/contract/admin.ts";
-import { generateKey, spkiOf } from "../../src/x509/keys.ts";
-import { serialFrom, signLeaf } from "../../src/x509/leaf.ts";
-import { toPem } from "../../src/x509/pem.ts";
 import { eventually, Mesh, type Started } from "../support/mesh.ts";
 import { makeTestPki } from "../support/pki.ts";
 import {
@@ -21,6 +17,7 @@ import {
   type ClientIdentity,
   type Routee,
 } from "./routees.ts";
+import { pemOf, signIdentity } from "./stranger.ts";
 import { waitingSockets } from "./sockets.ts";
 
 const allowEverybody = `
@@ -96,10 +93,14 @@ test("nothing reaches a routee from another machine without mutual TLS at its si
     "a foreign authority's certificate with the right name": await foreignIdentity(
       "spiffe://mesh.local/ns/default/sa/web",
     ),
-    "a certificate of this authority that has ended": ownIdentity("spiffe://mesh.local/ns/default/sa/web", -60_000),
+    "a certificate of this authority that has ended": signIdentity(
+      mesh,
+      "spiffe://mesh.local/ns/default/sa/web",
+      -60_000,
+    ),
     "another trust domain's name": await foreignIdentity("spiffe://other.example/ns/default/sa/web"),
     "the administrator's certificate": adminIdentity(),
-    "the control plane's certificate": ownIdentity("spiffe://mesh.local/hauberk/control", 60_000),
+    "the control plane's certificate": signIdentity(mesh, "spiffe://mesh.local/hauberk/control", 60_000),
   };
   for (const [who, identity] of Object.entries(intruders)) {
     for (const alpn of ["http/1.1", "h2"]) {
@@ -109,7 +110,7 @@ test("nothing reaches a routee from another machine without mutual TLS at its si
   }
   // The same hand-made way with a certificate that is in date passes: only what is wrong with the others stopped them.
   const inDate = await speakTls(
-    { port: inbound, identity: ownIdentity("spiffe://mesh.local/ns/default/sa/web", 60_000) },
+    { port: inbound, identity: signIdentity(mesh, "spiffe://mesh.local/ns/default/sa/web", 60_000) },
     question,
   );
   expect(inDate.received.toString("latin1")).toMatch(/^HTTP\/1\.1 200 /);
@@ -183,29 +184,6 @@ async function foreignIdentity(id: string): Promise<ClientIdentity> {
   return pemOf({ chain: chain.map(({ der }) => der), key, notAfterMs });
 }
 
-/** Signed with the mesh's own issuing key, as only its control plane could. */
-function ownIdentity(id: string, endsInMs: number): ClientIdentity {
-  const fingerprint = readdirSync(join(mesh.folder, "state", "hauberk", "passphrases"))[0] ?? "";
-  const passphrase = readFileSync(
-    join(mesh.folder, "state", "hauberk", "passphrases", fingerprint, "issuing.passphrase"),
-    "utf8",
-  ).trim();
-  const { issuer } = openCa(join(mesh.home, "ca"), passphrase, "mesh.local");
-  const key = generateKey();
-  const notAfterMs = Date.now() + endsInMs;
-  // An intermediate of a minute's age signs nothing that began before it.
-  const notBeforeMs = Math.max(issuer.certificate.notBeforeMs, Math.min(Date.now(), notAfterMs) - 30_000);
-  const leaf = signLeaf(issuer, {
-    spki: spkiOf(key),
-    id,
-    dnsNames: [],
-    serial: serialFrom(Buffer.alloc(16, 7)),
-    notBeforeMs,
-    notAfterMs,
-  });
-  return pemOf({ chain: [leaf, issuer.certificate.der], key, notAfterMs });
-}
-
 function adminIdentity(): ClientIdentity {
   const folder = join(mesh.home, "certs", "admin");
   const texts = readdirSync(folder, { recursive: true, withFileTypes: true })
@@ -219,17 +197,4 @@ function adminIdentity(): ClientIdentity {
     .join("\n");
   if (key === undefined || cert === undefined) throw new Error("there is no administrator's certificate");
   return { key, cert, ca: "", notAfterMs: 0 };
-}
-
-function pemOf(made: {
-  chain: readonly Buffer[];
-  key: ReturnType<typeof generateKey>;
-  notAfterMs: number;
-}): ClientIdentity {
-  return {
-    key: made.key.export({ type: "pkcs8", format: "pem" }),
-    cert: made.chain.map((der) => toPem("CERTIFICATE", der)).join(""),
-    ca: "",
-    notAfterMs: made.notAfterMs,
-  };
 }

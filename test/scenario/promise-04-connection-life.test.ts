@@ -1,3 +1,5 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { connect, type TLSSocket } from "node:tls";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { ask, eventually, Mesh, metricsOf, sumOf, type Started } from "../support/mesh.ts";
@@ -11,20 +13,28 @@ import {
   speakTls,
   type ClientIdentity,
   type Routee,
+  type Spoken,
 } from "./routees.ts";
-import { enrollStranger } from "./stranger.ts";
+import { signIdentity } from "./stranger.ts";
 
-const leafMs = 6_000;
+const leafMs = 8_000;
 const emptySettings = "\0\0\0\x04\0\0\0\0\0";
+const webId = "spiffe://mesh.local/ns/default/sa/web";
 
-let mesh: Mesh;
-let web: Started;
-let orders: Started;
 let routee: Routee;
+/** Its leaves live for a day: in it only what a test signs ends. */
+let calm: Fleet;
+/** Its leaves live for seconds. */
+let brief: Fleet;
+
+interface Fleet {
+  readonly mesh: Mesh;
+  readonly control: Started;
+  readonly web: Started;
+  readonly orders: Started;
+}
 
 beforeAll(async () => {
-  mesh = await Mesh.create({ config: `lifetimes: { leaf: ${leafMs / 1000}s, allowSeconds: true }` });
-  await mesh.control();
   // One path never ends its answer: what is under way does not keep a connection alive either.
   routee = await openRoutee({
     answer: (seen, response) => {
@@ -32,106 +42,139 @@ beforeAll(async () => {
       else response.end("ok");
     },
   });
-  [web, orders] = await Promise.all([
-    mesh.sidecar("web"),
-    mesh.sidecar("orders", ["--app", `http:${routee.port}`]),
-    applyText(mesh, allow("web", "orders") + allow("web", "ledger")),
+  [calm, brief] = await Promise.all([
+    startFleet(""),
+    startFleet(`lifetimes: { leaf: ${leafMs / 1000}s, allowSeconds: true }`),
   ]);
-  await eventually("web calls orders", 5_000, async () => (await call("orders", "/")) === 200 || undefined);
 });
 
 afterAll(async () => {
-  await mesh.end();
+  await Promise.all([calm.mesh.end(), brief.mesh.end()]);
   await routee.close();
 });
 
-test.concurrent("a connection never outlives the identity at either end of it: the peer's", async () => {
-  const stranger = await enrollStranger(mesh, "web");
-  const port = Number(orders.ready["inbound"]);
-  const idle = hear(await open(port, stranger), "");
-  const kept = hear(await open(port, stranger), "GET / HTTP/1.1\r\nHost: orders\r\n\r\n");
-  const endless = hear(await open(port, stranger), "GET /endless HTTP/1.1\r\nHost: orders\r\n\r\n");
-  const http2 = hear(await open(port, stranger, "h2"), `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n${emptySettings}`);
-  const said = await Promise.all([idle, kept, endless, http2]);
-  for (const { endedAtMs } of said) expect(endedAtMs).toBeLessThanOrEqual(stranger.notAfterMs);
-  expect(said[1]?.received.toString("latin1")).toMatch(/^HTTP\/1\.1 200 /);
-  expect(said[2]?.received.toString("latin1")).toContain("it begins");
-  // What was under way got all the time that there was, instead of being cut at the first occasion.
-  expect(said[2]?.endedAtMs).toBeGreaterThan(stranger.notAfterMs - leafMs / 2);
-  // And with the certificate that has ended there is no new one.
-  await eventually("the certificate ends", leafMs, () => Date.now() > stranger.notAfterMs + 1_000 || undefined);
-  const again = await speakTls({ port, identity: stranger }, "GET / HTTP/1.1\r\nHost: orders\r\n\r\n");
+test.concurrent("a connection never outlives the identity at either end of it: its caller's", async () => {
+  const caller = signIdentity(calm.mesh, webId, 5_000);
+  const said = await sayAll(Number(calm.orders.ready["inbound"]), caller);
+  for (const { endedAtMs } of said) {
+    expect(endedAtMs).toBeLessThanOrEqual(caller.notAfterMs);
+    // And not at the first occasion either: until then it was good.
+    expect(endedAtMs).toBeGreaterThan(caller.notAfterMs - 3_000);
+  }
+  // With the certificate that has ended there is no new one.
+  await eventually("the certificate ends", leafMs, () => Date.now() > caller.notAfterMs + 1_000 || undefined);
+  const again = await speakTls({ port: Number(calm.orders.ready["inbound"]), identity: caller }, requestOf("/"));
   expect(again.received.length).toBe(0);
 });
 
 test.concurrent("a connection never outlives the identity at either end of it: the called service's, seen from its caller", async () => {
-  const ledgerRoutee = await openRoutee();
-  const ledger = await mesh.sidecar("ledger", ["--app", `http:${ledgerRoutee.port}`]);
-  await eventually("web calls ledger", 5_000, async () => (await call("ledger", "/")) === 200 || undefined);
-  const identity = await exportIdentity(mesh, "ledger");
+  const { mesh } = calm;
+  const ledger = await mesh.sidecar("ledger", ["--app", `http:${routee.port}`]);
+  await eventually("web calls ledger", 5_000, async () => (await call(calm, "ledger", "/")) === 200 || undefined);
   await ledger.kill("SIGKILL");
-  // Somebody with ledger's own identity, which nobody renews now, answers in its place and holds every request.
-  const held = await recordTls(identity, {
-    port: Number(ledger.ready["inbound"]),
-    alpn: ["h2"],
-    answer: emptySettings,
-  });
-  const under = call("ledger", "/held");
+  // Somebody with ledger's own identity, which ends soon, answers in its place and holds every request.
+  const identity = signIdentity(mesh, "spiffe://mesh.local/ns/default/sa/ledger", 5_000);
+  const held = await recordTls(
+    { ...identity, ca: readFileSync(join(mesh.home, "ca", "root.crt"), "utf8") },
+    { port: Number(ledger.ready["inbound"]), alpn: ["h2"], answer: emptySettings },
+  );
+  const under = call(calm, "ledger", "/held");
   const connection = await eventually("web has called", 4_000, () =>
     held.connections.find((found) => found.bytes().includes("PRI *")),
   );
-  expect(connection.peer).toBe("spiffe://mesh.local/ns/default/sa/web");
+  expect(connection.peer).toBe(webId);
   await connection.ended;
   expect(Date.now()).toBeLessThanOrEqual(identity.notAfterMs);
   expect(await under).toBeGreaterThanOrEqual(500);
   await held.close();
-  await ledgerRoutee.close();
 });
 
-test.concurrent("after a renewal the old hop connections drain, calls go on, and no session is resumed", async () => {
-  const port = Number(orders.ready["inbound"]);
-  const before = await metricsOf(web);
-  const sessions = await sessionsOf(port, await exportIdentity(mesh, "web"));
+test("after a renewal the old hop connections drain, calls go on, and no session is resumed", async () => {
+  const port = Number(brief.orders.ready["inbound"]);
+  const before = await metricsOf(brief.web);
+  const identity = signIdentity(brief.mesh, webId, 60_000);
+  const sessions = await sessionsOf(port, identity);
+  await expectNoResumption(port, identity, sessions);
   let calls = 0;
   const after = await eventually("web renewed twice and drained what it had", 15_000, async () => {
-    expect(await call("orders", "/")).toBe(200);
+    expect(await call(brief, "orders", "/")).toBe(200);
     calls++;
-    const now = await metricsOf(web);
+    const now = await metricsOf(brief.web);
     const drained =
       sumOf(now, "hauberk_connections_drained_total") - sumOf(before, "hauberk_connections_drained_total");
     return drained >= 2 && serialsOf(now).length >= serialsOf(before).length + 2 ? now : undefined;
   });
   expect(calls).toBeGreaterThan(20);
-  const sidecarsOnly = sumOf(await metricsOf(orders), "hauberk_connections_drained_total");
-  expect(sidecarsOnly).toBeGreaterThan(0);
+  expect(sumOf(await metricsOf(brief.orders), "hauberk_connections_drained_total")).toBeGreaterThan(0);
   expect(sumOf(after, "hauberk_requests_total", ['service="orders.default"', 'status="502"'])).toBe(0);
   expect(sumOf(after, "hauberk_requests_total", ['service="orders.default"', 'status="503"'])).toBe(0);
+  await expectNoResumption(port, identity, sessions);
+});
+
+test("a connection never outlives the identity at either end of it: the called service's own, when nobody renews it", async () => {
+  await brief.control.kill("SIGKILL");
+  // The caller's would be good for a minute more.
+  const caller = signIdentity(brief.mesh, webId, 60_000);
+  const said = await sayAll(Number(brief.orders.ready["inbound"]), caller);
+  const own = await exportIdentity(brief.mesh, "orders");
+  for (const { endedAtMs } of said) expect(endedAtMs).toBeLessThanOrEqual(own.notAfterMs);
+});
+
+/** Idle, kept alive, in the middle of an answer without end, and HTTP/2: each until the other end closes. */
+async function sayAll(port: number, identity: ClientIdentity): Promise<readonly Spoken[]> {
+  const said = await Promise.all([
+    hear(await open(port, identity), ""),
+    hear(await open(port, identity), requestOf("/")),
+    hear(await open(port, identity), requestOf("/endless")),
+    hear(await open(port, identity, "h2"), `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n${emptySettings}`),
+  ]);
+  expect(said[1].received.toString("latin1")).toMatch(/^HTTP\/1\.1 200 /);
+  expect(said[2].received.toString("latin1")).toContain("it begins");
+  return said;
+}
+
+async function expectNoResumption(port: number, identity: ClientIdentity, sessions: readonly Buffer[]): Promise<void> {
   // A resumed session would carry the proof of a certificate that may have ended since.
-  const identity = await exportIdentity(mesh, "web");
-  for (const session of [undefined, ...sessions]) {
+  for (const session of sessions) {
     const socket = await open(port, identity, "http/1.1", session);
     expect(socket.isSessionReused()).toBe(false);
     socket.destroy();
   }
-});
+}
 
-async function call(service: string, path: string): Promise<number> {
+async function startFleet(config: string): Promise<Fleet> {
+  const mesh = await Mesh.create({ config });
+  const control = await mesh.control();
+  const [web, orders] = await Promise.all([
+    mesh.sidecar("web"),
+    mesh.sidecar("orders", ["--app", `http:${routee.port}`]),
+    applyText(mesh, allow("web", "orders") + allow("web", "ledger")),
+  ]);
+  const fleet = { mesh, control, web, orders };
+  await eventually("web calls orders", 5_000, async () => { const s = await call(fleet, "orders", "/"); if (s !== 200) console.log(s, control.output().slice(-300)); return s === 200 || undefined; });
+  return fleet;
+}
+
+function requestOf(path: string): string {
+  return `GET ${path} HTTP/1.1\r\nHost: orders\r\n\r\n`;
+}
+
+async function call({ web }: Pick<Fleet, "web">, service: string, path: string): Promise<number> {
   return (await ask({ port: Number(web.ready["outbound"]), host: service, path })).status;
 }
 
 /** A connection that was proven at this end; what the other end makes of it is seen on it. */
 function open(port: number, identity: ClientIdentity, alpn = "http/1.1", session?: Buffer): Promise<TLSSocket> {
   return new Promise((resolve, reject) => {
-    const { key, cert, ca } = identity;
+    const { key, cert } = identity;
     const socket = connect(
       {
         host: "127.0.0.1",
         port,
         key,
         cert,
-        ca,
         ALPNProtocols: [alpn],
-        checkServerIdentity: () => undefined,
+        rejectUnauthorized: false,
         ...(session === undefined ? {} : { session }),
       },
       () => resolve(socket),

@@ -46,7 +46,9 @@ test("a request body is never delivered twice unless the request is safe to repl
   victim.holding = true;
   const ids = Array.from({ length: 40 }, (_, index) => `post-${index}`);
   const answers = ids.map(async (id) => ({ id, answer: await call("POST", id) }));
-  await eventually("half of the POSTs are under way at the victim", 5_000, () => victim.held.length >= 15 || undefined);
+  await eventually("every POST is answered or held by the victim", 5_000, () => {
+    return deliveries().size === ids.length || undefined;
+  });
   const lost = new Set(bodiesAt(victim));
   await victim.sidecar.kill("SIGKILL");
   // These start while the callers do not all know yet that it is gone: nothing of them was written there.
@@ -71,7 +73,10 @@ test("GETs on a killed endpoint are sent again, and all succeed", async () => {
   const before = await metricsOf(web);
   const ids = Array.from({ length: 40 }, (_, index) => `get-${index}`);
   const answers = ids.map(async (id) => ({ id, answer: await call("GET", id) }));
-  await eventually("half of the GETs are under way at the victim", 5_000, () => victim.held.length >= 15 || undefined);
+  await eventually("every GET is answered or held by the victim", 5_000, () => {
+    const paths = instances.flatMap(({ routee }) => routee.requests.map(({ path }) => path));
+    return paths.filter((path) => path.startsWith("/get-")).length === ids.length || undefined;
+  });
   const held = new Set(victim.routee.requests.map(({ path }) => path));
   await victim.sidecar.kill("SIGKILL");
   for (const { id, answer } of await Promise.all(answers)) expect(`${id}: ${answer.status}`).toBe(`${id}: 200`);
@@ -88,7 +93,9 @@ test("a program that dies with a POST in its hands gets it once, although its si
   victim.holding = true;
   const ids = Array.from({ length: 12 }, (_, index) => `crash-${index}`);
   const answers = ids.map(async (id) => ({ id, answer: await call("POST", id) }));
-  await eventually("some are under way at the victim", 5_000, () => victim.held.length >= 4 || undefined);
+  await eventually("every POST is answered or held by the victim", 5_000, () => {
+    return [...deliveries().keys()].filter((id) => id.startsWith("crash-")).length === ids.length || undefined;
+  });
   const lost = new Set(bodiesAt(victim));
   victim.holding = false;
   for (const response of victim.held.splice(0)) response.socket?.destroy();

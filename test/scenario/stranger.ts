@@ -1,10 +1,12 @@
-import type { KeyObject } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { randomBytes, type KeyObject } from "node:crypto";
+import { readdirSync, readFileSync } from "node:fs";
 import { request } from "node:https";
 import { join } from "node:path";
+import { openCa } from "../../src/authority/ca-files.ts";
 import type { IssuedAnswer } from "../../src/contract/enrollment.ts";
 import { writeCsr } from "../../src/x509/csr.ts";
 import { generateKey, spkiOf } from "../../src/x509/keys.ts";
+import { serialFrom, signLeaf } from "../../src/x509/leaf.ts";
 import { toPem } from "../../src/x509/pem.ts";
 import type { Mesh } from "../support/mesh.ts";
 import type { ClientIdentity } from "./routees.ts";
@@ -38,6 +40,32 @@ function identityFrom(mesh: Mesh, privateKey: KeyObject, answer: IssuedAnswer): 
     cert: answer.chain.map((der) => toPem("CERTIFICATE", Buffer.from(der, "base64"))).join(""),
     ca: readFileSync(join(mesh.home, "ca", "root.crt"), "utf8"),
     notAfterMs: answer.notAfterMs,
+  };
+}
+
+/**
+ * An identity signed here with the mesh's own issuing key, as only its control plane could: one that ends when the test
+ * wants it to, and that nobody renews.
+ */
+export function signIdentity(mesh: Mesh, id: string, endsInMs: number): ClientIdentity {
+  const folder = join(mesh.folder, "state", "hauberk", "passphrases");
+  const passphrase = readFileSync(join(folder, readdirSync(folder)[0] ?? "", "issuing.passphrase"), "utf8").trim();
+  const { issuer } = openCa(join(mesh.home, "ca"), passphrase, "mesh.local");
+  const key = generateKey();
+  // Certificates end with a whole second.
+  const notAfterMs = Math.floor((Date.now() + endsInMs) / 1000) * 1000;
+  const notBeforeMs = Math.max(issuer.certificate.notBeforeMs, Math.min(Date.now(), notAfterMs) - 30_000);
+  const names = { id, dnsNames: [], serial: serialFrom(randomBytes(16)) };
+  const leaf = signLeaf(issuer, { spki: spkiOf(key), ...names, notBeforeMs, notAfterMs });
+  return pemOf({ chain: [leaf, issuer.certificate.der], key, notAfterMs });
+}
+
+export function pemOf(made: { chain: readonly Buffer[]; key: KeyObject; notAfterMs: number }): ClientIdentity {
+  return {
+    key: made.key.export({ type: "pkcs8", format: "pem" }),
+    cert: made.chain.map((der) => toPem("CERTIFICATE", der)).join(""),
+    ca: "",
+    notAfterMs: made.notAfterMs,
   };
 }
 
