@@ -1,4 +1,4 @@
-import { chmodSync, rmSync } from "node:fs";
+import { chmodSync, lstatSync, rmSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import { HauberkError } from "../base/errors.ts";
 
@@ -25,8 +25,8 @@ export async function listenAdmin(path: string, routes: AdminRoutes): Promise<{ 
     },
   );
   server.maxConnections = 32;
-  // The state folder's lock is held, so a socket that is still there belongs to nobody.
-  rmSync(path, { force: true });
+  // The state folder's lock is held, so a socket that is still there belongs to nobody; anything else is not ours to remove.
+  if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() === true) rmSync(path, { force: true });
   await listen(server, path);
   chmodSync(path, 0o600);
   return {
