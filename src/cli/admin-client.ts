@@ -118,14 +118,32 @@ function proveControl(presented: PeerCertificate, wanted: string): Error | undef
 
 function unreachable(url: string, thrown: unknown): HauberkError {
   const cause = (thrown as { cause?: { code?: string } }).cause?.code ?? (thrown as { code?: string }).code;
-  const why = cause === "ECONNREFUSED" ? "nothing listens there" : messageOf(thrown);
+  const why = reasonOf(cause) ?? messageOf(thrown).trim();
   return new HauberkError(
     "UNAVAILABLE",
     `Cannot reach the control plane at ${url}: ${why}`,
-    "Start it with hauberk control, or name another with --control URL; hauberk check says more",
+    "Start it with hauberk control, or name another with --control URL",
     thrown,
   );
 }
+
+function reasonOf(cause: string | undefined): string | undefined {
+  if (cause === "ECONNREFUSED") return "nothing listens there";
+  if (cause === "EPROTO" || cause?.startsWith("ERR_SSL_") === true)
+    return "what listens there does not speak TLS as a control plane does";
+  return cause !== undefined && foreign.has(cause)
+    ? "what listens there has no certificate of this mesh's CA; it may be another mesh's"
+    : undefined;
+}
+
+/** What OpenSSL says of a certificate that none of our roots stands behind. */
+const foreign: ReadonlySet<string> = new Set([
+  "SELF_SIGNED_CERT_IN_CHAIN",
+  "DEPTH_ZERO_SELF_SIGNED_CERT",
+  "UNABLE_TO_GET_ISSUER_CERT_LOCALLY",
+  "UNABLE_TO_VERIFY_LEAF_SIGNATURE",
+  "CERT_SIGNATURE_FAILURE",
+]);
 
 function refusalOf(status: number, text: string): HauberkError {
   try {

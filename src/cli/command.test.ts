@@ -57,7 +57,7 @@ test("everything after -- belongs to the program, flags of ours included", () =>
 });
 
 test("a flag that no table knows is refused by name", () => {
-  const refusal = refusalOf(() => read(["--sped", "5"]));
+  const refusal = refusalOf(() => read(["--sped", "5", "--", "sh"]));
   expect(refusal).toMatchObject({ code: "USAGE", hint: "See hauberk walk --help" });
   expect(refusal.message).toContain("--sped");
 });
@@ -72,9 +72,19 @@ test("a value flag without its value, and a switch with one, are refused", () =>
 });
 
 test("too many words and too few are refused", () => {
-  expect(refusalOf(() => read(["home", "again"])).message).toContain("2 words where 0 to 1 belong");
-  const needy: Command = { ...walk, words: [1, 1], program: false };
-  expect(refusalOf(() => read([], needy)).message).toContain("0 words where 1 belong");
+  const few: Command = { ...walk, usage: "[PLACE]", program: false };
+  expect(refusalOf(() => read(["home", "again"], few)).message).toContain("2 words where 0 to 1 belong");
+  const needy: Command = { ...walk, words: [1, 1], usage: "PLACE", program: false };
+  const refusal = refusalOf(() => read([], needy));
+  expect(refusal.message).toContain("0 words where 1 belong");
+  expect(refusal.hint).toBe("Write hauberk walk PLACE");
+});
+
+test("a program without -- before it is told where -- belongs", () => {
+  const word = refusalOf(() => read(["home", "node", "app.js"]));
+  expect(word.message).toContain('"node" stands where no word belongs, and -- is missing');
+  expect(word.hint).toBe("Write hauberk walk [PLACE] -- PROGRAM");
+  expect(refusalOf(() => read(["home", "curl", "-X", "GET"])).hint).toContain("stand after --");
 });
 
 test("no name of a flag reaches what every object has", () => {

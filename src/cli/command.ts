@@ -58,13 +58,15 @@ export function readInput(
   const split = command.program === true ? args.indexOf("--") : -1;
   const own = split < 0 ? args : args.slice(0, split);
   const program = split < 0 ? [] : args.slice(split + 1);
-  const hint = `See hauberk ${command.name} --help`;
+  const hint = `See hauberk ${command.name} --help${command.program === true && split < 0 ? "; the program and its own flags stand after --" : ""}`;
   const { values, positionals } = parse(command, own, hint);
   const [least, most] = command.words;
   if (positionals.length < least || positionals.length > most) {
     throw usageError(
-      `${positionals.length} words where ${least === most ? String(least) : `${least} to ${most}`} belong`,
-      hint,
+      command.program === true && split < 0
+        ? `"${positionals[most]}" stands where no word belongs, and -- is missing before the program`
+        : `${positionals.length} words where ${least === most ? String(least) : `${least} to ${most}`} belong`,
+      `Write hauberk ${command.name} ${command.usage}`.trimEnd(),
     );
   }
   return {

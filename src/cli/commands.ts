@@ -237,14 +237,14 @@ export const commands: readonly Command[] = [
   {
     name: "certs inspect",
     summary: "Show what a certificate file says, and whether it is a good SVID",
-    usage: "FILE",
+    usage: "FILE-OR-STATE-DIR",
     words: [1, 1],
     flags: {
       roots: { value: "FILE", why: "Verify against these roots; default: ca/root.crt of the mesh home" },
       home,
       json,
     },
-    examples: ["hauberk certs inspect ca/root.crt", "hauberk certs inspect certs/orders/1/identity.json"],
+    examples: ["hauberk certs inspect ca/root.crt", "hauberk certs inspect certs/orders/1"],
     load: lazy(() => import("./commands/certs-inspect.ts")),
   },
   {
@@ -253,7 +253,7 @@ export const commands: readonly Command[] = [
     usage: "STATE-DIR --out PATH",
     words: [1, 1],
     flags: {
-      format: { value: "FORMAT", why: "pem (default) or p12" },
+      format: { value: "FORMAT", why: "pem or p12; default: p12 for a PATH that ends with .p12 or .pfx, else pem" },
       out: { value: "PATH", why: "A new file, 0600" },
       "password-file": { value: "PATH", why: "For p12; default: one is made and written beside, 0600" },
       home,
@@ -261,7 +261,7 @@ export const commands: readonly Command[] = [
     },
     examples: [
       "hauberk certs export certs/orders/1 --out orders.pem",
-      "hauberk certs export certs/orders/1 --format p12 --out orders.p12 --password-file pw",
+      "hauberk certs export certs/orders/1 --out orders.p12 --password-file pw",
     ],
     load: lazy(() => import("./commands/certs-export.ts")),
   },

@@ -1,6 +1,11 @@
 import { execFile } from "node:child_process";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { expect, test } from "vitest";
+import { expect, onTestFinished, test } from "vitest";
+import { isRefusal } from "../base/errors.ts";
+import { takeLock } from "../identity/state-lock.ts";
 
 const program = fileURLToPath(new URL("hauberk.ts", import.meta.url));
 
@@ -59,4 +64,33 @@ test("every command shows its help without doing anything", async () => {
   const { code, out } = await start(["policy", "explain", "--help"]);
   expect(code).toBe(0);
   expect(out).toContain("Usage: hauberk policy explain");
+});
+
+test("help before a command is the command's, and a family's help lists the family", async () => {
+  const asked = await start(["help", "policy", "explain"]);
+  expect(asked).toMatchObject({ code: 0, err: "" });
+  expect(asked.out).toContain("Usage: hauberk policy explain");
+  const family = await start(["policy", "--help"]);
+  expect(family).toMatchObject({ code: 0, err: "" });
+  expect(family.out).toMatch(/policy apply .*\n.*policy test .*\n.*policy explain /);
+  expect((await start(["help", "fly"])).code).toBe(2);
+});
+
+test("a mesh home where no folder can be made is a usage error, not a bug", async () => {
+  const { code, err } = await start(["init", "/dev/null/mesh"]);
+  expect(code).toBe(2);
+  expect(err).toMatch(/^error: Cannot make a mesh home in \/dev\/null\/mesh: .*\(USAGE\)\nhint: [^\n]*\n$/);
+});
+
+test("a second control plane for the same mesh home does not start", async () => {
+  const home = mkdtempSync(join(tmpdir(), "hauberk-two-"));
+  onTestFinished(() => rmSync(home, { recursive: true }));
+  writeFileSync(join(home, "hauberk.yaml"), "trustDomain: a.example\n");
+  mkdirSync(join(home, "certs", "control"), { recursive: true });
+  const lock = takeLock(join(home, "certs", "control"));
+  if (isRefusal(lock)) throw new Error(lock.message);
+  onTestFinished(() => lock.release());
+  const { code, err } = await start(["control", "--home", home, "--json"]);
+  expect(code).toBe(69);
+  expect(JSON.parse(err)).toMatchObject({ code: "STATE_LOCKED" });
 });

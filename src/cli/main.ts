@@ -18,6 +18,7 @@ export async function main(argv: readonly string[]): Promise<number> {
 
 async function dispatch(argv: readonly string[], terminal: Terminal): Promise<number> {
   const [first] = argv;
+  if (first === "help" && argv.length > 1) return dispatch([...argv.slice(1), "--help"], terminal);
   if (first === undefined || first === "--help" || first === "-h" || first === "help") {
     terminal.out(overview());
     return first === undefined ? exits.usage : exits.done;
@@ -27,7 +28,12 @@ async function dispatch(argv: readonly string[], terminal: Terminal): Promise<nu
     return exits.done;
   }
   const command = find(argv);
-  if (command === undefined) throw unknownCommand(argv);
+  if (command === undefined) {
+    const family = familyOf(first);
+    if (family.length === 0 || !(argv[1] === "--help" || argv[1] === "-h")) throw unknownCommand(first, family);
+    terminal.out(`Commands:\n${list(family)}`);
+    return exits.done;
+  }
   const rest = argv.slice(command.name.split(" ").length);
   const split = rest.indexOf("--");
   const own = split < 0 ? rest : rest.slice(0, split);
@@ -43,33 +49,40 @@ function find(argv: readonly string[]): Command | undefined {
   return commands.find((command) => command.name.split(" ").every((word, index) => argv[index] === word));
 }
 
-function unknownCommand(argv: readonly string[]): HauberkError {
-  const family = commands.filter((command) => command.name.startsWith(`${argv[0]} `));
+function familyOf(first: string): readonly Command[] {
+  return commands.filter((command) => command.name.startsWith(`${first} `));
+}
+
+function unknownCommand(first: string, family: readonly Command[]): HauberkError {
   if (family.length > 0) {
     return usageError(
-      `"${argv[0]}" needs one of ${family.map((command) => command.name.split(" ")[1]).join(", ")}`,
-      `See hauberk ${family[0]?.name} --help`,
+      `"${first}" needs one of ${family.map((command) => command.name.split(" ")[1]).join(", ")}`,
+      `See hauberk ${first} --help`,
     );
   }
-  return usageError(`there is no command "${argv[0]}"`, "See hauberk --help");
+  return usageError(`there is no command "${first}"`, "See hauberk --help");
+}
+
+function list(some: readonly Command[]): string {
+  const width = Math.max(...some.map((command) => command.name.length));
+  return some.map((command) => `  ${command.name.padEnd(width)}  ${command.summary}`).join("\n");
 }
 
 function overview(): string {
-  const width = Math.max(...commands.map((command) => command.name.length));
   return [
     `hauberk ${release}: an mTLS-first service mesh`,
     "",
     "Usage: hauberk COMMAND [OPTIONS]",
     "",
     "Commands:",
-    ...commands.map((command) => `  ${command.name.padEnd(width)}  ${command.summary}`),
+    list(commands),
     "",
     "Examples:",
-    "  hauberk init                                        a mesh home here, with its own CA",
-    "  hauberk control                                     the control plane",
-    "  hauberk token create --service orders > orders.tok  an enrollment token, good once for 10 minutes",
-    "  hauberk run --service orders --app http:8080 --token-file orders.tok -- node app.js",
-    "  hauberk run --service web --token-file web.tok -- curl http://orders/orders/1",
+    "  hauberk init                                              a mesh home here, with its own CA",
+    "  hauberk control                                           the control plane",
+    "  hauberk token create --service orders --out orders.token  an enrollment token, good once for 10 minutes",
+    "  hauberk run --service orders --app http:8080 --token-file orders.token -- node app.js",
+    "  hauberk run --service web --token-file web.token -- curl http://orders/orders/1",
     "",
     "Every command has --help with examples. Exit codes: 0 done, 1 a negative answer, 2 usage, 69 unavailable, 70 a bug.",
   ].join("\n");

@@ -1,4 +1,5 @@
 import { readFileSync } from "node:fs";
+import { HauberkError } from "../base/errors.ts";
 import { serviceKey } from "../base/spiffe-id.ts";
 import { identityOptions } from "../identity/options.ts";
 import { proxyOptions } from "../proxy/options.ts";
@@ -62,8 +63,18 @@ export async function startSidecar(
     return { sidecar, log };
   } catch (thrown) {
     log.flush();
-    throw thrown;
+    throw thrown instanceof HauberkError && thrown.code === "TOKEN_NEEDED" ? tokenNeeded(wanted) : thrown;
   }
+}
+
+/** Says where it looked: whoever enrolled from another folder finds out here. */
+function tokenNeeded({ service, stateFolder }: SidecarInput): HauberkError {
+  const name = service.namespace === "default" ? service.service : `${service.service}.${service.namespace}`;
+  return new HauberkError(
+    "TOKEN_NEEDED",
+    `Cannot enroll ${name}: no usable identity is in ${stateFolder}, and no enrollment token was given`,
+    `Make one in the mesh home: hauberk token create --service ${name} --out ${name}.token, and hand it over with --token-file; or, where it is enrolled already, name its folder with --home or --state`,
+  );
 }
 
 /** A sidecar needs nothing of hauberk.yaml but its options: YAML is loaded only where the file has some. */

@@ -1,21 +1,20 @@
 import { writeFileSync } from "node:fs";
 import { resolve } from "node:path";
-import { HauberkError, isRefusal } from "../../base/errors.ts";
-import { peekIdentity, type PeekedIdentity } from "../../identity/peek-identity.ts";
+import type { PeekedIdentity } from "../../identity/peek-identity.ts";
 import { toPem } from "../../x509/pem.ts";
 import { exits, usageError, type Input, type Run } from "../command.ts";
 import { readSecretFile } from "../home.ts";
+import { readIdentity } from "../read-identity.ts";
 import { systemRandom } from "../system.ts";
 import { show } from "../terminal.ts";
 
 export const run: Run = async (input) => {
   const hint = "See hauberk certs export --help";
   const out = input.flag("out");
-  const format = input.flag("format") ?? "pem";
   if (out === undefined) throw usageError("--out is missing", hint);
+  const format = input.flag("format") ?? (/\.(?:p12|pfx)$/i.test(out) ? "p12" : "pem");
   if (format !== "pem" && format !== "p12") throw usageError(`--format ${format} is neither pem nor p12`, hint);
-  const identity = peekIdentity(resolve(input.cwd, input.words[0] ?? ""));
-  if (isRefusal(identity)) throw HauberkError.from(identity);
+  const identity = readIdentity(resolve(input.cwd, input.words[0] ?? ""));
   const target = resolve(input.cwd, out);
   const passwordFile = format === "p12" ? await writePkcs12(input, identity, target) : writePemFile(identity, target);
   const until = new Date(identity.notAfterMs).toISOString();

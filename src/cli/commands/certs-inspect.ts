@@ -1,12 +1,12 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { HauberkError, isRefusal, messageOf } from "../../base/errors.ts";
-import { peekIdentity } from "../../identity/peek-identity.ts";
 import { fingerprintOf, readCertificate, type Certificate } from "../../x509/certificate.ts";
 import { fromPem } from "../../x509/pem.ts";
 import { verifyChain, verifyWorkload, workloadIdOf } from "../../x509/verify.ts";
 import { exits, usageError, type Input, type Run } from "../command.ts";
 import { findHome } from "../home.ts";
+import { readIdentity } from "../read-identity.ts";
 import { systemClock } from "../system.ts";
 import { duration, show } from "../terminal.ts";
 
@@ -20,7 +20,7 @@ export const run: Run = async (input) => {
   const path = resolve(input.cwd, input.words[0] ?? "");
   if (!existsSync(path)) throw usageError(`there is no ${path}`, "Name a PEM file, or a sidecar's state folder");
   const { chain, roots: beside } = statSync(path).isDirectory()
-    ? fromFolder(path)
+    ? readIdentity(path)
     : { chain: readAll(path), roots: undefined };
   const verdict = judge(chain, beside ?? rootsOf(input));
   show(input.terminal, { certificates: chain.map(plain), verdict }, () =>
@@ -28,12 +28,6 @@ export const run: Run = async (input) => {
   );
   return verdict.good === false ? exits.negative : exits.done;
 };
-
-function fromFolder(path: string): { chain: readonly Certificate[]; roots: readonly Certificate[] } {
-  const identity = peekIdentity(path);
-  if (isRefusal(identity)) throw HauberkError.from(identity);
-  return identity;
-}
 
 /** A state file starts with its digest; what follows is PEM like anybody's. */
 function readAll(path: string): Certificate[] {
@@ -44,7 +38,8 @@ function readAll(path: string): Certificate[] {
     throw usageError(`${path} cannot be read: ${messageOf(thrown)}`, "Check its permissions");
   }
   const blocks = fromPem(text.replace(/^# hauberk-state [^\n]*\n/, ""));
-  if (isRefusal(blocks)) throw HauberkError.from(blocks);
+  if (isRefusal(blocks))
+    throw new HauberkError(blocks.code, `${blocks.message}: ${path}`, "Name a PEM file, or a sidecar's state folder");
   const found: Certificate[] = [];
   for (const block of blocks) {
     if (block.label !== "CERTIFICATE") continue;

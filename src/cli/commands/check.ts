@@ -8,9 +8,12 @@ import { readCertificate } from "../../x509/certificate.ts";
 import { fromPem } from "../../x509/pem.ts";
 import { AdminClient } from "../admin-client.ts";
 import { exits, type Input, type Run } from "../command.ts";
+import { readConfig } from "../config.ts";
 import { findHome, stateHome, type Home } from "../home.ts";
 import { release } from "../release.ts";
+import { refuseUnknown, settle } from "../settings.ts";
 import { systemClock } from "../system.ts";
+import { optionTables } from "../tables.ts";
 import { duration, paint, show } from "../terminal.ts";
 
 /** One thing that was looked at. */
@@ -28,7 +31,9 @@ const skewMaxMs = 5_000;
 export const run: Run = async (input) => {
   const home = findHome(input.cwd, input.flag("home") ?? input.environment["HAUBERK_HOME"]);
   const findings = [
-    ...(home === undefined ? [] : [...authorities(home), ...(await controlPlane(input))]),
+    ...(home === undefined
+      ? []
+      : [...authorities(home), ...(await options(input, home)), ...(await controlPlane(input))]),
     ...(await sidecars(input, home)),
   ];
   if (findings.length === 0)
@@ -65,6 +70,22 @@ function authorities(home: Home): Finding[] {
       hint: "Plan a new CA: init a new mesh home and enroll anew",
     });
   });
+}
+
+/** What would keep the control plane from starting the next time; a file that cannot be read is told with the control plane. */
+async function options(input: Input, home: Home): Promise<Finding[]> {
+  const tables = await optionTables();
+  try {
+    const file = readConfig(home.configFile).options;
+    refuseUnknown(tables, file);
+    for (const table of tables) settle(table, { environment: input.environment, file });
+    return [];
+  } catch (thrown) {
+    if (!(thrown instanceof HauberkError)) throw thrown;
+    return /^Cannot use (?:hauberk\.yaml|the option)/.test(thrown.message)
+      ? [{ good: false, what: thrown.message, hint: thrown.hint }]
+      : [];
+  }
 }
 
 function lifeFinding(

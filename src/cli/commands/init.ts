@@ -1,7 +1,7 @@
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { accessSync, constants, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
 import { createInterface } from "node:readline/promises";
-import { HauberkError, isRefusal } from "../../base/errors.ts";
+import { HauberkError, isRefusal, messageOf } from "../../base/errors.ts";
 import { isTrustDomain } from "../../base/spiffe-id.ts";
 import { makeCa } from "../../authority/init.ts";
 import { exits, usageError, type Input, type Run } from "../command.ts";
@@ -24,6 +24,7 @@ export const run: Run = async (input) => {
   }
   const trustDomain = await chooseTrustDomain(input, home);
   const made = { root: passphrase(input, "root-passphrase-file"), issuing: passphrase(input, "passphrase-file") };
+  makeFolder(home.folder);
   const ca = await makeCa({
     caFolder: home.ca,
     trustDomain,
@@ -67,6 +68,24 @@ export const run: Run = async (input) => {
   );
   return exits.done;
 };
+
+/** Folder by folder: Node's recursive mkdir never comes back from a place like /proc. */
+function makeFolder(folder: string): void {
+  const missing: string[] = [];
+  for (let at = folder; !existsSync(at); at = dirname(at)) missing.unshift(at);
+  try {
+    for (const at of missing) mkdirSync(at);
+    if (!statSync(folder).isDirectory()) throw new Error("it is a file");
+    accessSync(folder, constants.W_OK);
+  } catch (thrown) {
+    throw new HauberkError(
+      "USAGE",
+      `Cannot make a mesh home in ${folder}: ${messageOf(thrown)}`,
+      "Name a folder that this user may write to",
+      thrown,
+    );
+  }
+}
 
 function day(ms: number): string {
   return new Date(ms).toISOString().slice(0, 10);

@@ -1,16 +1,26 @@
 import { exits, type Run } from "../command.ts";
 import { readSidecarInput } from "../sidecar-input.ts";
-import { onEnd } from "../signals.ts";
+import { exitBy, onEnd } from "../signals.ts";
 import { readyLine, startSidecar } from "../start-sidecar.ts";
 import { systemRandom } from "../system.ts";
 import { showRefusal } from "../terminal.ts";
 
 export const run: Run = async (input) => {
   const wanted = readSidecarInput(input, "info");
-  const asked = new Promise<undefined>((resolve) => onEnd(() => resolve(undefined)));
+  let ready = false;
+  const asked = new Promise<undefined>((resolve) => {
+    onEnd({
+      ask: (signal) => {
+        if (!ready) exitBy(signal);
+        resolve(undefined);
+        return true;
+      },
+    });
+  });
   // Guarded even so: without the secret, which nobody gets, only --to listeners can be used.
   const secret = input.on("open-outbound") ? undefined : systemRandom.bytes(24).toString("base64url");
   const { sidecar, log } = await startSidecar(input, wanted, secret);
+  ready = true;
   if (input.terminal.json) input.terminal.out(readyLine(sidecar));
   else input.terminal.out(describe(sidecar.outboundPort, sidecar.inboundPort, input.on("open-outbound")));
   const refusal = await Promise.race([asked, sidecar.refused]);

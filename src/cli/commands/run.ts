@@ -1,7 +1,7 @@
 import { childEnvironment, startChild, type Child } from "../child.ts";
 import { exits, usageError, type Input, type Run } from "../command.ts";
 import { readSidecarInput } from "../sidecar-input.ts";
-import { onEnd } from "../signals.ts";
+import { exitBy, onEnd } from "../signals.ts";
 import { readyLine, startSidecar, type StartedSidecar } from "../start-sidecar.ts";
 import { systemClock, systemRandom } from "../system.ts";
 import { readDuration, showRefusal } from "../terminal.ts";
@@ -17,14 +17,28 @@ export const run: Run = async (input) => {
   const asked = new Promise<NodeJS.Signals>((resolve) => {
     ask = resolve;
   });
-  const forget = onEnd((signal) => ask(signal));
+  let ready = false;
+  let child: Child | undefined;
+  // On a terminal, the program gets Ctrl-C itself: in a shell it ends what the shell runs, not the shell and its sidecar.
+  const ownsKeys = process.stdin.isTTY && wanted.ports.length === 0;
+  const forget = onEnd({
+    ask: (signal) => {
+      // The sidecar may wait for its control plane for hours; the next start goes on from what is on the disk.
+      if (!ready) exitBy(signal);
+      if (signal === "SIGINT" && ownsKeys) return false;
+      ask(signal);
+      return true;
+    },
+    abandon: () => child?.end("SIGKILL", 0),
+  });
   const secret = systemRandom.bytes(24).toString("base64url");
   const started = await startSidecar(input, wanted, secret);
+  ready = true;
   try {
     // Standard output belongs to the program.
     if (input.terminal.json) input.terminal.err(readyLine(started.sidecar));
     const environment = childEnvironment(input.environment, { port: started.sidecar.outboundPort, secret });
-    const child = await startChild(input.program, environment, systemClock);
+    child = await startChild(input.program, environment, systemClock);
     return await together(input, started, { child, asked, graceMs });
   } finally {
     await started.sidecar.stop();

@@ -6,6 +6,9 @@ import { AdminClient } from "../admin-client.ts";
 import { exits, usageError, type Run } from "../command.ts";
 import { readDuration, show } from "../terminal.ts";
 
+/** As the control plane's API has it. */
+const usesMax = 10_000;
+
 export const run: Run = async (input) => {
   const hint = "See hauberk token create --help";
   const name = input.flag("service");
@@ -13,10 +16,11 @@ export const run: Run = async (input) => {
   const service = parseServiceName(name, "default");
   if (isRefusal(service)) throw HauberkError.from(service);
   const ttlMs = input.flag("ttl") === undefined ? undefined : readDuration(input.flag("ttl") ?? "");
-  if (input.flag("ttl") !== undefined && ttlMs === undefined)
-    throw usageError("--ttl is no duration such as 10m", hint);
+  if (input.flag("ttl") !== undefined && (ttlMs === undefined || ttlMs < 1_000))
+    throw usageError("--ttl is no duration such as 10m, 1s at least", hint);
   const uses = input.flag("uses");
-  if (uses !== undefined && !/^[1-9]\d{0,4}$/.test(uses)) throw usageError("--uses is no number from 1 to 99999", hint);
+  if (uses !== undefined && (!/^[1-9]\d{0,4}$/.test(uses) || Number(uses) > usesMax))
+    throw usageError(`--uses is no number from 1 to ${usesMax}`, hint);
   const wanted: TokenRequest = {
     service: service.service,
     namespace: service.namespace,
