@@ -1,4 +1,5 @@
 import { mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, expect, test } from "vitest";
@@ -56,4 +57,60 @@ test("a file that is no socket is not removed for one", async () => {
   writeFileSync(path, "keep me");
   await expect(listen({ path })).rejects.toMatchObject({ code: "PORT_TAKEN" });
   expect(statSync(path).isFile()).toBe(true);
+});
+
+test("connections above the limit are closed unread, and a place that was left is given again", async () => {
+  const served: Socket[] = [];
+  let dropped = 0;
+  const listener = await PlainListener.open({
+    address: { host: "127.0.0.1", port: 0 },
+    connectionsMax: 2,
+    serve: (socket) => {
+      served.push(socket);
+      socket.on("error", () => undefined);
+      return { exchanges: 0, drain: () => socket.destroy(), destroy: () => socket.destroy() };
+    },
+    onDropped: () => dropped++,
+  });
+  open.push(listener);
+  const connected = (): Promise<Socket> =>
+    new Promise((resolve) => {
+      const socket = connect({ host: "127.0.0.1", port: listener.port }, () => resolve(socket));
+      socket.on("error", () => undefined);
+    });
+  const ended = (socket: Socket): Promise<void> =>
+    new Promise((resolve) => void socket.resume().once("close", () => resolve()));
+  const [first] = [await connected(), await connected()];
+  await ended(await connected());
+  expect([listener.connections, dropped]).toEqual([2, 1]);
+  const left = ended(served[0] as Socket);
+  first.destroy();
+  served[0]?.destroy();
+  await left;
+  await connected();
+  await expect.poll(() => listener.connections).toBe(2);
+  expect(dropped).toBe(1);
+});
+
+test("close resolves when the last connection has ended", async () => {
+  const served: Socket[] = [];
+  const listener = await PlainListener.open({
+    address: { host: "127.0.0.1", port: 0 },
+    connectionsMax: 2,
+    serve: (socket) => {
+      served.push(socket);
+      return { exchanges: 1, drain: () => undefined, destroy: () => socket.destroy() };
+    },
+    onDropped: () => undefined,
+  });
+  const client = connect({ host: "127.0.0.1", port: listener.port });
+  client.on("error", () => undefined);
+  await expect.poll(() => listener.connections).toBe(1);
+  let closed = false;
+  const closing = listener.close(1_000).then(() => (closed = true));
+  await new Promise<void>((resolve) => void setImmediate(resolve));
+  expect(closed).toBe(false);
+  served[0]?.destroy();
+  await closing;
+  expect(closed).toBe(true);
 });

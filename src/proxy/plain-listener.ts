@@ -2,6 +2,7 @@ import { chmodSync, lstatSync, rmSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { HauberkError } from "../base/errors.ts";
 import type { ServerConnection } from "../transport/exchange.ts";
+import { lendReads, type LentReads } from "../transport/lent-reads.ts";
 
 /** Where the workload connects: a loopback port, or a Unix socket that only this user may open. */
 export type PlainAddress =
@@ -11,7 +12,8 @@ export type PlainAddress =
 export interface PlainTerms {
   readonly address: PlainAddress;
   readonly connectionsMax: number;
-  serve(socket: Socket): ServerConnection;
+  /** `reads` where the socket has no buffers of its own. */
+  serve(socket: Socket, reads: LentReads | undefined): ServerConnection;
   /** A connection over the limit was closed unread. */
   onDropped(): void;
 }
@@ -24,13 +26,12 @@ export class PlainListener {
   readonly #terms: PlainTerms;
   readonly #server: Server;
   readonly #connections = new Set<ServerConnection>();
+  #emptied: (() => void) | undefined;
 
   private constructor(terms: PlainTerms) {
     this.#terms = terms;
     // Half open: a client that has sent its request whole may close its side and still read the answer.
     this.#server = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => this.#accept(socket));
-    this.#server.maxConnections = terms.connectionsMax;
-    this.#server.on("drop", () => terms.onDropped());
   }
 
   static async open(terms: PlainTerms): Promise<PlainListener> {
@@ -62,7 +63,7 @@ export class PlainListener {
 
   /** Accepts no more, lets what is under way end within `withinMs`, and resolves when everything is closed. */
   close(withinMs: number): Promise<void> {
-    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    const closed = new Promise<void>((resolve) => this.#server.close(() => this.#whenEmpty(resolve)));
     for (const connection of this.#connections) {
       if (withinMs > 0) connection.drain(withinMs);
       else connection.destroy("the sidecar stops");
@@ -70,10 +71,26 @@ export class PlainListener {
     return closed;
   }
 
-  #accept(socket: Socket): void {
-    const connection = this.#terms.serve(socket);
+  /** The server does not count: the sockets that it knows live only until their handles have moved. */
+  #accept(accepted: Socket): void {
+    if (this.#connections.size >= this.#terms.connectionsMax) {
+      accepted.on("error", () => undefined);
+      accepted.destroy();
+      this.#terms.onDropped();
+      return;
+    }
+    const { socket, reads } = lendReads(accepted) ?? { socket: accepted, reads: undefined };
+    const connection = this.#terms.serve(socket, reads);
     this.#connections.add(connection);
-    socket.once("close", () => this.#connections.delete(connection));
+    socket.once("close", () => {
+      this.#connections.delete(connection);
+      if (this.#connections.size === 0) this.#emptied?.();
+    });
+  }
+
+  #whenEmpty(then: () => void): void {
+    if (this.#connections.size === 0) then();
+    else this.#emptied = then;
   }
 
   async #listen(address: PlainAddress): Promise<void> {

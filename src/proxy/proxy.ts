@@ -359,7 +359,7 @@ export class Proxy {
       address,
       connectionsMax: options.proxy.outboundConnectionsMax,
       onDropped: () => this.#meters.handshakeRefused("outbound", "LIMIT_CONNECTIONS"),
-      serve: (socket) => {
+      serve: (socket, reads) => {
         const facts: ConnectionFacts = {
           protocol: "http/1.1",
           remoteAddress: plainAddress(socket.remoteAddress ?? ""),
@@ -370,6 +370,7 @@ export class Proxy {
           clock,
           options: options.http1,
           onFault: (thrown) => this.#fault(thrown),
+          ...(reads === undefined ? {} : { reads }),
         });
       },
     });

@@ -7,6 +7,7 @@ import { ResponseHeadReader } from "../http/http1/response-head.ts";
 import { lastChunkText, requestHeadText } from "../http/http1/write.ts";
 import type { Fields, RequestHead, ResponseHead } from "../http/message.ts";
 import type { ClientConnection, ClientExchange, Loss, ResponseEvents } from "./exchange.ts";
+import type { LentReads } from "./lent-reads.ts";
 import { Http1Writer } from "./http1-writer.ts";
 import type { http1Options } from "./options.ts";
 
@@ -19,6 +20,8 @@ export interface Http1ClientContext {
   readonly onClosed?: (because: string) => void;
   /** Somebody who was told of an answer threw: for the log. */
   readonly onFault?: (thrown: unknown) => void;
+  /** What the socket reads with, where it has no buffers of its own. */
+  readonly reads?: LentReads;
 }
 
 const readBytesMax = 65_536;
@@ -62,7 +65,11 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
     };
     this.#reader = new ResponseHeadReader(limits);
     this.#parser = new MessageParser(this.#reader, this, limits);
-    socket.on("data", (chunk: Buffer) => this.#read(chunk));
+    if (context.reads === undefined) socket.on("data", (chunk: Buffer) => this.#read(chunk));
+    else {
+      context.reads.to((lent) => this.#read(lent));
+      socket.resume(); // Nobody hears "data", and the end is to be heard all the same.
+    }
     socket.on("end", () => this.#ended());
     socket.on("drain", () => this.#drained());
     socket.on("error", (error: NodeJS.ErrnoException) => {
@@ -204,7 +211,7 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
     const current = this.#current;
     if (current === undefined) return;
     this.#unconsumed += chunk.length;
-    current.events.data(chunk);
+    current.events.data(this.#context.reads === undefined ? chunk : Buffer.from(chunk));
   }
 
   end(trailers: Fields | undefined): void {

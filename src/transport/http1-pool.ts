@@ -4,6 +4,7 @@ import type { OptionValues } from "../base/options.ts";
 import type { Fields, RequestHead } from "../http/message.ts";
 import type { ClientConnection, ClientExchange, Loss, ResponseEvents } from "./exchange.ts";
 import { connectHttp1 } from "./http1-client.ts";
+import { LentReads } from "./lent-reads.ts";
 import { Ticker, type Ticking } from "./http1-ticker.ts";
 import type { http1Options } from "./options.ts";
 
@@ -102,10 +103,12 @@ export class Http1Pool implements Ticking {
 
   #dial(): void {
     const { target, clock, options } = this.#context;
+    const reads = new LentReads();
+    const { onread } = reads;
     const socket =
       "path" in target
-        ? connect({ path: target.path })
-        : connect({ host: target.host, port: target.port, noDelay: true });
+        ? connect({ path: target.path, onread })
+        : connect({ host: target.host, port: target.port, noDelay: true, onread });
     this.#dialling.add(socket);
     let because = `the routee did not accept within ${options.routeeConnectMs} ms`;
     const cancel = clock.after(options.routeeConnectMs, () => socket.destroy());
@@ -123,18 +126,19 @@ export class Http1Pool implements Ticking {
       cancel();
       socket.off("close", onClose);
       this.#dialling.delete(socket);
-      this.#adopt(socket);
+      this.#adopt(socket, reads);
       socket.off("error", onError); // The connection has its own by now.
     });
   }
 
-  #adopt(socket: Socket): void {
+  #adopt(socket: Socket, reads: LentReads): void {
     const { clock, options, onFault } = this.#context;
     const member: Member = {
       idleUntilMs: 0,
       connection: connectHttp1(socket, {
         clock,
         options,
+        reads,
         onIdle: () => this.#free(member),
         onClosed: () => this.#gone(member),
         ...(onFault === undefined ? {} : { onFault }),

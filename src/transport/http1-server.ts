@@ -9,6 +9,7 @@ import { fieldOf, type Fields, type RequestHead } from "../http/message.ts";
 import type { ConnectionFacts, Handler, Loss, ServerConnection } from "./exchange.ts";
 import { connectionRefusal, refusalText } from "./http1-refusal.ts";
 import { Http1ServerExchange, type ExchangeOwner } from "./http1-server-exchange.ts";
+import type { LentReads } from "./lent-reads.ts";
 import { Ticker, type Ticking } from "./http1-ticker.ts";
 import { Http1Writer } from "./http1-writer.ts";
 import type { http1Options } from "./options.ts";
@@ -24,6 +25,8 @@ export interface Http1ServerContext {
   readonly scheme?: "http" | "https";
   /** A handler threw: the exchange is answered with BUG, and this is for the log. */
   readonly onFault?: (thrown: unknown) => void;
+  /** What the socket reads with, where it has no buffers of its own. */
+  readonly reads?: LentReads;
 }
 
 /** What one read of a socket can bring beyond the point at which reading was to stop. */
@@ -58,6 +61,8 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
   /** Bytes of requests behind the current one: at most what one read brought; reading rests meanwhile. */
   #rest: Buffer | undefined;
   #reading = false;
+  /** What is fed now is good until this read returns. */
+  #lent = false;
   #paused = false;
   #unconsumed = 0;
   /** The answer is complete and the request is not: what comes of it is dropped. */
@@ -91,7 +96,11 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
     this.#ticker = Ticker.of(context.clock);
     this.#ticker.add(this);
     this.#deadlineMs = this.#ticker.deadline(context.options.idleMs);
-    socket.on("data", (chunk: Buffer) => this.#read(chunk));
+    if (context.reads === undefined) socket.on("data", (chunk: Buffer) => this.#read(chunk));
+    else {
+      context.reads.to((lent) => this.#readLent(lent));
+      socket.resume(); // Nobody hears "data", and the end is to be heard all the same.
+    }
     socket.on("end", () => this.#ended());
     socket.on("drain", () => this.#drained());
     // `close` follows every error, and says what there is to say.
@@ -131,6 +140,12 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
     this.#feed(chunk);
   }
 
+  #readLent(lent: Buffer): void {
+    this.#lent = true;
+    this.#read(lent);
+    this.#lent = false;
+  }
+
   #feed(chunk: Buffer): void {
     this.#reading = true;
     let taken = 0;
@@ -142,7 +157,10 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
       this.destroy(messageOf(thrown));
     }
     this.#reading = false;
-    if (taken < chunk.length && !this.#closing) this.#rest = taken === 0 ? chunk : chunk.subarray(taken);
+    if (taken < chunk.length && !this.#closing) {
+      const rest = taken === 0 ? chunk : chunk.subarray(taken);
+      this.#rest = this.#lent ? Buffer.from(rest) : rest;
+    }
     this.#settle();
   }
 
@@ -226,7 +244,7 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
     const events = this.#current?.events;
     if (events !== undefined) {
       this.#unconsumed += chunk.length;
-      events.data(chunk);
+      events.data(this.#lent ? Buffer.from(chunk) : chunk);
     } else if (this.#discarding) {
       this.#discarded += chunk.length;
       if (this.#discarded > discardBytesMax) this.#shut();
