@@ -67,10 +67,12 @@ export function makeListener(wish: ListenerWish, context: ListenerContext): App 
   app.server.on("tlsClientError", (error, socket) => {
     log.debug("A TLS handshake failed", { listener: wish.name, because: error.message, from: socket.remoteAddress });
   });
+  const fair = fairShare(wish.connectionsMax);
   app.server.on("connection", (socket) => {
     open.add(socket);
     socket.on("error", () => socket.destroy());
     socket.once("close", () => open.delete(socket));
+    fair(socket);
   });
 
   const rates = new Rates(clock, { perSecond: options.addressPerSecond, burstMax: options.addressBurstMax });
@@ -156,6 +158,26 @@ export async function closeListener(app: App, clock: Clock, withinMs: number): P
   } finally {
     cancel();
   }
+}
+
+/** One address, which needs no certificate to connect, gets at most half of a listener's connections: others still get in. */
+function fairShare(connectionsMax: number): (socket: Socket) => void {
+  const max = Math.ceil(connectionsMax / 2);
+  const held = new Map<string, number>();
+  return (socket) => {
+    const key = rateKeyOf(socket.remoteAddress ?? "");
+    const count = held.get(key) ?? 0;
+    if (count >= max) {
+      socket.destroy();
+      return;
+    }
+    held.set(key, count + 1);
+    socket.once("close", () => {
+      const left = (held.get(key) ?? 1) - 1;
+      if (left === 0) held.delete(key);
+      else held.set(key, left);
+    });
+  };
 }
 
 /**

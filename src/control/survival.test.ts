@@ -1,4 +1,5 @@
-import { connect } from "node:tls";
+import { connect as connectTcp } from "node:net";
+import { connect, type ConnectionOptions } from "node:tls";
 import { afterEach, expect, test } from "vitest";
 import {
   administrator,
@@ -233,6 +234,35 @@ test("an identity that asks too often is told so, and others are not", async () 
   for (let index = 0; index < 5; index++) statuses.push((await ask({ port, tls: web.tls, path: "/v1/health" })).status);
   expect(statuses).toEqual([200, 200, 200, 429, 429]);
   expect((await ask({ port, tls: (await enrolled(plane, "web")).tls, path: "/v1/health" })).status).toBe(200);
+});
+
+test("one address that connects and says nothing leaves room for others, and gets its own back", async () => {
+  const { plane } = await start({ options: { enrollmentConnectionsMax: 8 } });
+  const { port } = plane.control.addresses.enrollment;
+  const health = (localAddress: string): Promise<boolean> =>
+    new Promise((resolve) => {
+      const socket = connect({
+        host: "127.0.0.1",
+        port,
+        localAddress,
+        checkServerIdentity: () => undefined,
+        ...anybody(plane),
+      } as ConnectionOptions);
+      socket.once("secureConnect", () => {
+        resolve(true);
+        socket.destroy();
+      });
+      socket.on("error", () => resolve(false));
+      socket.once("close", () => resolve(false));
+    });
+  const idle = Array.from({ length: 8 }, () => connectTcp({ host: "127.0.0.1", port, localAddress: "127.0.0.2" }));
+  for (const socket of idle) socket.on("error", () => undefined);
+  await until(() => idle.filter((socket) => socket.destroyed).length === 4);
+  expect(await health("127.0.0.2")).toBe(false);
+  expect(await health("127.0.0.3")).toBe(true);
+  for (const socket of idle) socket.destroy();
+  let again = false;
+  while (!again) again = await health("127.0.0.2");
 });
 
 test.each([
