@@ -29,7 +29,7 @@ test("of sidecars that race with one token exactly one wins, and the others are 
       run("racer", ["--instance", String(instance), "--token-file", token], [process.execPath, "-e", ""]),
     ),
   );
-  expect(racers.map(({ code }) => code).sort()).toEqual([0, 1, 1, 1]);
+  expect(racers.map(({ code }) => code).sort((a, b) => a - b)).toEqual([0, 1, 1, 1]);
   for (const { code, err } of racers) if (code === 1) expect(err).toContain("TOKEN_ALREADY_USED");
 });
 

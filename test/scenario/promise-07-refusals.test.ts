@@ -54,15 +54,20 @@ test("every refusal carries a stable code, one sentence and the next step: of en
   await mesh.run(["token", "revoke", revoked.id, ...mesh.controlFlag]);
   const good = tokenIn(await mesh.token("late"));
   const [head, claims, signature = ""] = good.text.split(".");
-  const forged = [head, claims, signature.slice(0, -8) + signature.slice(-8).split("").reverse().join("")].join(".");
+  const forged = [head, claims, signature.slice(43) + signature.slice(0, 43)].join(".");
   await eventually("the short token has expired", 5_000, async () => {
     const { tokens } = await mesh.json<{ tokens: TokenRow[] }>(["token", "list", ...mesh.controlFlag]);
     return tokens.some((row) => row.id === expiring.id && row.expiresAtMs < Date.now()) ? true : undefined;
   });
   let instances = 0;
   const enroll = (service: string, file: string): readonly string[] => [
-    ...["proxy", "--service", service, "--instance", `i${++instances}`],
-    ...["--token-file", file],
+    "proxy",
+    "--service",
+    service,
+    "--instance",
+    `i${++instances}`,
+    "--token-file",
+    file,
   ];
   await expectRefusals([
     { what: "an expired token", args: enroll("late", expiring.file), code: "TOKEN_EXPIRED", exit: exit.negative },
@@ -394,7 +399,7 @@ async function expectAsText({ what, args, code, exit: wanted, around }: Mistake)
 
 /** The last line that is a refusal: log lines may stand before it. */
 function readRefusal(done: Finished): Record<string, string> {
-  const lines = done.err.trim().split("\n").reverse();
+  const lines = done.err.trim().split("\n").toReversed();
   for (const line of lines) {
     try {
       const value = JSON.parse(line) as Record<string, string>;

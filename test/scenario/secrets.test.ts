@@ -30,7 +30,7 @@ test("no log and no command says a token, a private key, a passphrase, a proxy s
   await refuseWhatCan(tokens);
   await renewEverything();
   await callWithSecrets();
-  for (const [who, started] of [...running].reverse()) {
+  for (const [who, started] of [...running].toReversed()) {
     await started.kill("SIGTERM");
     said.set(who, started.output());
   }
@@ -96,7 +96,7 @@ async function enrollEverybody(): Promise<Map<string, string>> {
   });
   hide("proxy secret", proxy);
   hide("proxy secret in Proxy-Authorization", Buffer.from(`hauberk:${proxy}`).toString("base64"));
-  await applyText(mesh, `${allow("web", "orders")}`);
+  await applyText(mesh, allow("web", "orders"));
   return tokens;
 }
 
