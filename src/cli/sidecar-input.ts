@@ -133,12 +133,25 @@ function oneOf<const T extends string>(input: Input, name: string, known: readon
 /** Read when it is needed, and only then: a sidecar with an identity never looks at its token. */
 function tokenSource(input: Input): (() => string | undefined) | undefined {
   const path = input.flag("token-file");
-  if (path !== undefined) {
-    return () =>
-      readSecretFile(path === "-" ? path : resolve(input.cwd, path), "the enrollment token", () =>
-        readFileSync(0, "utf8"),
-      );
+  // Easily mistaken, and not repeated: the refusal would carry the secret into a log.
+  if (path !== undefined && path.startsWith("eyJ")) {
+    throw usageError(
+      "--token-file was given the token itself, not the name of its file",
+      "Write the token to a file that only this user may read, or set HAUBERK_TOKEN; revoke this one if others saw it",
+    );
   }
-  const given = input.environment["HAUBERK_TOKEN"];
-  return given === undefined ? undefined : () => given.trim();
+  if (path !== undefined) {
+    return () => {
+      const file = path === "-" ? path : resolve(input.cwd, path);
+      const token = readSecretFile(file, "the enrollment token", () => readFileSync(0, "utf8"));
+      if (token !== "") return token;
+      throw new HauberkError(
+        "TOKEN_MALFORMED",
+        `Cannot use the enrollment token: ${path === "-" ? "standard input" : file} is empty`,
+        `Make one with hauberk token create --service ${input.flag("service")} --out PATH`,
+      );
+    };
+  }
+  const given = input.environment["HAUBERK_TOKEN"]?.trim() ?? "";
+  return given === "" ? undefined : () => given;
 }

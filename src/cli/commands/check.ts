@@ -200,6 +200,12 @@ function localFindings(status: SidecarStatus): Finding[] {
           hint: "It serves from its last good snapshot; start the control plane, or check the network",
         },
   ];
+  if (status.ports.length > 0 && !status.healthy)
+    findings.push({
+      good: false,
+      what: `the program of ${status.service} does not answer on 127.0.0.1:${status.ports.map((port) => port.port).join(", ")}, so nobody is sent to it`,
+      hint: "Look whether it runs and listens there; --app names its port",
+    });
   for (const door of status.openDoors)
     findings.push({
       good: false,
