@@ -151,7 +151,13 @@ async function startFleet(config: string): Promise<Fleet> {
     applyText(mesh, allow("web", "orders") + allow("web", "ledger")),
   ]);
   const fleet = { mesh, control, web, orders };
-  await eventually("web calls orders", 5_000, async () => { const s = await call(fleet, "orders", "/"); if (s !== 200) console.log(s, control.output().slice(-300)); return s === 200 || undefined; });
+  let last: number | undefined;
+  await eventually("web calls orders", 10_000, async () => {
+    last = await call(fleet, "orders", "/");
+    return last === 200 || undefined;
+  }).catch((thrown: unknown) => {
+    throw new Error(`the last call answered ${last}\n${web.output()}${orders.output()}`, { cause: thrown });
+  });
   return fleet;
 }
 
