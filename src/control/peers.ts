@@ -6,7 +6,8 @@ import { isRefusal, refuse, type Refusal } from "../base/errors.ts";
 import type { Published } from "../base/published.ts";
 import { adminOf, serviceOf, type SpiffeId } from "../base/spiffe-id.ts";
 import { machineOf } from "../registry/machine.ts";
-import { readCertificate, type Certificate } from "../x509/certificate.ts";
+import { shownChain } from "../transport/shown-chain.ts";
+import type { Certificate } from "../x509/certificate.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import { verifyWorkload } from "../x509/verify.ts";
 
@@ -31,7 +32,6 @@ export interface PeersContext {
   readonly shutOut: (serial: string, refusal: Refusal) => void;
 }
 
-const chainMax = 4;
 /** Timers take 31 bits of milliseconds; a connection that stands this long is made anew. */
 const delayMaxMs = 2 ** 30;
 
@@ -58,9 +58,9 @@ export class Peers {
   async #identify(socket: TLSSocket): Promise<Peer | Refusal> {
     const { authority, clock, identity } = this.#context;
     const own = identity.read();
-    const chain = chainOf(socket);
+    const { roots, chain: known } = own;
+    const chain = shownChain(socket, { roots, known });
     if (isRefusal(chain)) return chain;
-    const { roots } = own;
     const verified = verifyWorkload({ chain, roots, trustDomain: authority.trustDomain, atMs: clock.wallMs() });
     if (isRefusal(verified)) return verified;
     const remoteAddress = socket.remoteAddress ?? "";
@@ -103,25 +103,4 @@ function stranger(id: SpiffeId): Refusal {
     `Cannot answer "${id.text}": the mesh API is for enrolled workloads and administrators`,
     "Use the identity of an instance or of an administrator",
   );
-}
-
-/** The certificates that the peer sent, as our own reader sees them. */
-function chainOf(socket: TLSSocket): readonly Certificate[] | Refusal {
-  const chain: Certificate[] = [];
-  let shown = socket.getPeerX509Certificate?.();
-  while (shown !== undefined && chain.length < chainMax) {
-    const certificate = readCertificate(shown.raw);
-    if (isRefusal(certificate)) return certificate;
-    chain.push(certificate);
-    if (certificate.issuer.equals(certificate.subject)) break;
-    shown = shown.issuerCertificate;
-  }
-  if (chain.length === 0) {
-    return refuse(
-      "PEER_UNTRUSTED",
-      "Cannot trust the peer: it shows no certificate",
-      "Connect with an SVID of this mesh",
-    );
-  }
-  return chain;
 }

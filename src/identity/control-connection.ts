@@ -4,7 +4,8 @@ import type { Clock } from "../base/clock.ts";
 import { isRefusal, messageOf, refuse, type Refusal } from "../base/errors.ts";
 import type { OptionValues } from "../base/options.ts";
 import { controlId } from "../base/spiffe-id.ts";
-import { readCertificate, type Certificate } from "../x509/certificate.ts";
+import { shownChain } from "../transport/shown-chain.ts";
+import type { Certificate } from "../x509/certificate.ts";
 import { toPem } from "../x509/pem.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import { verifyWorkload } from "../x509/verify.ts";
@@ -24,8 +25,6 @@ export interface ControlContext {
   readonly clock: Clock;
   readonly options: OptionValues<typeof identityOptions>;
 }
-
-const chainMax = 4;
 
 /**
  * A TLS connection to the control plane over which nothing has been sent yet, and whose other end has proven to be it: its
@@ -94,7 +93,7 @@ function shown(identity: TlsIdentity): { cert: string; key: string } {
 }
 
 function prove(socket: TLSSocket, access: ControlAccess, atMs: number): true | Refusal {
-  const chain = shownChain(socket, access.roots);
+  const chain = shownChain(socket, access);
   const because = isRefusal(chain) ? chain : verifyChainOf(chain, access, atMs);
   if (!isRefusal(because)) return true;
   return refuse(
@@ -108,19 +107,4 @@ function verifyChainOf(chain: readonly Certificate[], access: ControlAccess, atM
   const { roots, trustDomain } = access;
   const peer = verifyWorkload({ chain, roots, trustDomain, atMs, expect: controlId(trustDomain) });
   return isRefusal(peer) ? peer : true;
-}
-
-/** What the peer showed, leaf first, without a root that we hold ourselves. */
-function shownChain(socket: TLSSocket, roots: readonly Certificate[]): Certificate[] | Refusal {
-  const chain: Certificate[] = [];
-  let shown = socket.getPeerX509Certificate();
-  while (shown !== undefined && chain.length < chainMax) {
-    const { raw } = shown;
-    if (chain.some(({ der }) => der.equals(raw)) || roots.some(({ der }) => der.equals(raw))) break;
-    const certificate = readCertificate(raw);
-    if (isRefusal(certificate)) return certificate;
-    chain.push(certificate);
-    shown = shown.issuerCertificate;
-  }
-  return chain;
 }

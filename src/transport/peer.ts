@@ -1,22 +1,21 @@
-import type { X509Certificate } from "node:crypto";
 import type { TLSSocket } from "node:tls";
 import { isRefusal, refuse, type Refusal } from "../base/errors.ts";
 import { runsTheMesh } from "../base/spiffe-id.ts";
-import { readCertificate, type Certificate } from "../x509/certificate.ts";
+import type { Certificate } from "../x509/certificate.ts";
 import { verifyWorkload } from "../x509/verify.ts";
 import type { PeerIdentity } from "./exchange.ts";
+import { shownChain } from "./shown-chain.ts";
 
 /** By what a peer is judged. */
 export interface PeerTrust {
   readonly roots: readonly Certificate[];
   readonly trustDomain: string;
   readonly atMs: number;
+  /** Certificate authorities that we hold ourselves: for a chain that this Node does not show whole. */
+  readonly known?: readonly Certificate[];
   /** The one SPIFFE ID that will do; undefined: any workload of the trust domain. */
   readonly expect?: string;
 }
-
-/** What TLS itself bounds is 64 KiB; a workload sends its leaf and one intermediate. */
-const chainMax = 4;
 
 const proven = new WeakMap<TLSSocket, PeerIdentity>();
 
@@ -26,7 +25,7 @@ const proven = new WeakMap<TLSSocket, PeerIdentity>();
  * are the same bytes. Refuses with PEER_UNTRUSTED, PEER_EXPIRED, PEER_NOT_A_WORKLOAD or PEER_NOT_THE_SERVICE.
  */
 export function provePeer(socket: TLSSocket, trust: PeerTrust): PeerIdentity | Refusal {
-  const chain = shownChain(socket, trust.roots);
+  const chain = shownChain(socket, trust);
   if (isRefusal(chain)) return chain;
   const peer = verifyWorkload({ chain, ...trust });
   if (isRefusal(peer)) return peer;
@@ -46,26 +45,4 @@ export function provePeer(socket: TLSSocket, trust: PeerTrust): PeerIdentity | R
 /** Who was proven at the other end of a socket; undefined where nobody was. */
 export function provenPeerOf(socket: TLSSocket): PeerIdentity | undefined {
   return proven.get(socket);
-}
-
-function shownChain(socket: TLSSocket, roots: readonly Certificate[]): readonly Certificate[] | Refusal {
-  const chain: Certificate[] = [];
-  let shown: X509Certificate | undefined = socket.getPeerX509Certificate();
-  while (shown !== undefined) {
-    const der = shown.raw;
-    // A root that the peer sent along proves nothing: ours are compared, not theirs.
-    if (roots.some((root) => root.der.equals(der))) break;
-    if (chain.length === chainMax) {
-      return refuse(
-        "PEER_UNTRUSTED",
-        `Cannot trust the peer: it shows more than ${chainMax} certificates`,
-        "Send the leaf and its intermediate only",
-      );
-    }
-    const certificate = readCertificate(der);
-    if (isRefusal(certificate)) return refuse("PEER_UNTRUSTED", certificate.message, certificate.hint);
-    chain.push(certificate);
-    shown = shown.issuerCertificate;
-  }
-  return chain;
 }

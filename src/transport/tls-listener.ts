@@ -154,7 +154,8 @@ class MutualTlsListener implements Listener {
     const { identity, trustDomain, clock, options } = this.#terms;
     const remoteAddress = socket.remoteAddress ?? "";
     try {
-      const peer = provePeer(socket, { roots: identity.read().roots, trustDomain, atMs: clock.wallMs() });
+      const { roots, chain: known } = identity.read();
+      const peer = provePeer(socket, { roots, known, trustDomain, atMs: clock.wallMs() });
       const own = this.#shown.get(socket.getX509Certificate()?.raw.toString("latin1") ?? "");
       if (isRefusal(peer)) return this.#refuse(socket, peer, remoteAddress);
       if (own === undefined || this.#closing) {

@@ -1,0 +1,41 @@
+import type { X509Certificate } from "node:crypto";
+import type { TLSSocket } from "node:tls";
+import { isRefusal, refuse, type Refusal } from "../base/errors.ts";
+import { readCertificate, type Certificate } from "../x509/certificate.ts";
+
+/** What TLS itself bounds is 64 KiB; a workload sends its leaf and one intermediate. */
+const chainMax = 4;
+
+/**
+ * The certificates that the peer showed in the handshake, leaf first, as our own reader sees them; a root that we hold is left
+ * out, because ours are compared and not theirs. Nothing is verified here.
+ *
+ * Node 24 shows a server nothing of a client's chain but its leaf (measured on 24.21; 26.10 shows all of it). `known` completes
+ * such a chain with authorities of our own: whether they signed it is for the verifier to say.
+ */
+export function shownChain(
+  socket: Pick<TLSSocket, "getPeerX509Certificate">,
+  trust: { readonly roots: readonly Certificate[]; readonly known?: readonly Certificate[] },
+): Certificate[] | Refusal {
+  const chain: Certificate[] = [];
+  let shown: X509Certificate | undefined = socket.getPeerX509Certificate();
+  while (shown !== undefined) {
+    const { raw } = shown;
+    if (chain.some(({ der }) => der.equals(raw)) || trust.roots.some(({ der }) => der.equals(raw))) break;
+    if (chain.length === chainMax) {
+      return refuse(
+        "PEER_UNTRUSTED",
+        `Cannot trust the peer: it shows more than ${chainMax} certificates`,
+        "Send the leaf and its intermediate only",
+      );
+    }
+    const certificate = readCertificate(raw);
+    if (isRefusal(certificate)) return refuse("PEER_UNTRUSTED", certificate.message, certificate.hint);
+    chain.push(certificate);
+    shown = shown.issuerCertificate;
+  }
+  const [leaf, ...more] = chain;
+  if (leaf === undefined || more.length > 0) return chain;
+  const issuer = trust.known?.find((authority) => authority.ca && authority.subject.equals(leaf.issuer));
+  return issuer === undefined ? chain : [leaf, issuer];
+}
