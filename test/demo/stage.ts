@@ -61,7 +61,7 @@ export class Stage {
     this.#mesh = await Mesh.create({
       folder: this.folder,
       entry: this.#entry,
-      config: `lifetimes: { leaf: ${slow ? "1h" : "10s"}, allowSeconds: true }`,
+      config: `lifetimes: { leaf: ${slow ? "1h" : "12s"}, allowSeconds: true }`,
     });
     if (how.withoutKey) rmSync(join(this.mesh.home, "ca", "intermediate.key"));
     await this.startControl();
