@@ -17,7 +17,7 @@ import {
 } from "./routees.ts";
 import { signIdentity } from "./stranger.ts";
 
-const leafMs = 8_000;
+const leafMs = 6_000;
 const emptySettings = "\0\0\0\x04\0\0\0\0\0";
 const webId = "spiffe://mesh.local/ns/default/sa/web";
 
