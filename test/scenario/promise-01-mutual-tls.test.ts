@@ -126,6 +126,7 @@ test("what a peer writes is never dialled: requests go to the declared ports of 
     `GET http://${there}/ HTTP/1.1\r\nHost: ${there}\r\n${rest}`,
     `CONNECT ${there} HTTP/1.1\r\nHost: ${there}\r\n${rest}`,
     `GET / HTTP/1.1\r\nHost: orders:${elsewhere.port}\r\n${rest}`,
+    `GET / HTTP/1.1\r\nHost: ledger\r\n${rest}`,
   ];
   const before = routee.requests.length;
   for (const head of heads) {
