@@ -161,5 +161,5 @@ function layOut(home: Home, trustDomain: string): void {
     home.configFile,
     `# One file, every key but trustDomain optional; unknown keys are refused.\ntrustDomain: ${trustDomain}\n# addresses: { mesh: "0.0.0.0:7443", enrollment: "0.0.0.0:7444", advertise: [control.example] }\n# lifetimes: { leaf: 24h, token: 10m }\n`,
   );
-  write(join(home.folder, ".gitignore"), "/ca/*\n!/ca/profiles/\n/certs/\n*.token\n");
+  write(join(home.folder, ".gitignore"), "/ca/*\n!/ca/profiles/\n/certs/\n*.token\n*.pem\n*.p12\n*.password\n");
 }
