@@ -1,4 +1,4 @@
-import { request as httpRequest, type ClientRequest, type IncomingMessage } from "node:http";
+import type { ClientRequest, IncomingMessage } from "node:http";
 import type { TLSSocket } from "node:tls";
 import {
   failures,
@@ -14,6 +14,7 @@ import { limits } from "../contract/limits.ts";
 import { readRefusalAnswer } from "../contract/read-enrollment.ts";
 import { readDown, writeLine } from "../contract/read-watch.ts";
 import type { Down, Up } from "../contract/watch.ts";
+import { request as httpRequest } from "../transport/node-http.ts";
 import { connectControl, unreachable, type ControlAccess, type ControlContext } from "./control-connection.ts";
 
 /**

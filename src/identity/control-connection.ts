@@ -1,9 +1,10 @@
 import { isIP } from "node:net";
-import { connect, type TLSSocket } from "node:tls";
+import type { TLSSocket } from "node:tls";
 import type { Clock } from "../base/clock.ts";
 import { isRefusal, messageOf, refuse, type Refusal } from "../base/errors.ts";
 import type { OptionValues } from "../base/options.ts";
 import { controlId } from "../base/spiffe-id.ts";
+import { connect } from "../transport/node-tls.ts";
 import { shownChain } from "../transport/shown-chain.ts";
 import type { Certificate } from "../x509/certificate.ts";
 import { toPem } from "../x509/pem.ts";

@@ -2,7 +2,6 @@ import { createHash } from "node:crypto";
 import { chmodSync, mkdirSync, statSync } from "node:fs";
 import { open, readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { getuid, pid } from "node:process";
 import type { Clock } from "../base/clock.ts";
 import { HauberkError, isRefusal, messageOf } from "../base/errors.ts";
 import type { Logger } from "../telemetry/logger.ts";
@@ -117,7 +116,7 @@ export class StateFolder {
 
   async #writeNow(name: string, body: string): Promise<void> {
     const place = this.#place(name);
-    const beside = join(this.path, `.${name}.${pid}.${this.#count++}.tmp`);
+    const beside = join(this.path, `.${name}.${process.pid}.${this.#count++}.tmp`);
     try {
       const handle = await open(beside, "wx", 0o600);
       try {
@@ -156,7 +155,7 @@ export function sha256(text: string): string {
 
 function closeToOthers(path: string): void {
   const stat = statSync(path);
-  const own = getuid?.();
+  const own = process.getuid?.();
   if (own !== undefined && stat.uid !== own) {
     throw new HauberkError(
       "STATE_DAMAGED",

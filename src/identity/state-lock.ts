@@ -1,6 +1,5 @@
 import { chmodSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { pid } from "node:process";
 import { DatabaseSync } from "node:sqlite";
 import { refuse, type Refusal } from "../base/errors.ts";
 
@@ -37,7 +36,7 @@ export function takeLock(folder: string): StateLock | Refusal {
   // By name, not by a descriptor: closing any descriptor of a file drops every POSIX lock that the process has on it.
   chmodSync(join(folder, lockName), 0o600);
   // For the message above only; the lock is the kernel's.
-  writeFileSync(join(folder, holderName), `${pid}\n`, { mode: 0o600 });
+  writeFileSync(join(folder, holderName), `${process.pid}\n`, { mode: 0o600 });
   const held = database;
   let released = false;
   return {

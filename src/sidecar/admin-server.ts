@@ -1,6 +1,7 @@
 import { chmodSync, lstatSync, rmSync } from "node:fs";
-import { createServer, type Server } from "node:http";
+import type { Server } from "node:http";
 import { HauberkError } from "../base/errors.ts";
+import { createServer } from "../transport/node-http.ts";
 
 /** What the admin socket answers: each path gives its type and its body. */
 export type AdminRoutes = Readonly<Record<string, () => { status?: number; type: string; body: string }>>;

@@ -1,6 +1,5 @@
 import { Socket } from "node:net";
 import type { Duplex } from "node:stream";
-import { TLSSocket } from "node:tls";
 import {
   ACK,
   CONTINUATION,
@@ -17,6 +16,7 @@ import {
   writeFrameHead,
   writeUint32,
 } from "../http/http2/frames.ts";
+import { TLSSocket } from "./node-tls.ts";
 
 const SEGMENT_BYTES = 65_536;
 /** Segments that lie ready for the next connection with something to say; an idle connection holds none. */

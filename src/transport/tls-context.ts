@@ -1,7 +1,8 @@
 import { constants } from "node:crypto";
-import { createSecureContext, type SecureContext, type SecureContextOptions } from "node:tls";
+import type { SecureContext, SecureContextOptions } from "node:tls";
 import { toPem } from "../x509/pem.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
+import { createSecureContext } from "./node-tls.ts";
 
 /**
  * All that TLS is told about an identity. `setSecureContext` forgets what it is not told again, session resumption's end

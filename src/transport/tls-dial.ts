@@ -1,8 +1,9 @@
-import { connect, type TLSSocket } from "node:tls";
+import type { TLSSocket } from "node:tls";
 import type { Clock } from "../base/clock.ts";
 import { isRefusal, refuse, type Refusal } from "../base/errors.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import { endpointLookup } from "./endpoint-lookup.ts";
+import { connect } from "./node-tls.ts";
 import { tlsOptions } from "./options.ts";
 import { provePeer } from "./peer.ts";
 import { dialContextOf } from "./tls-context.ts";

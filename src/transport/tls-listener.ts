@@ -1,11 +1,12 @@
 import type { AddressInfo, Socket } from "node:net";
-import { createServer, type Server, type TLSSocket } from "node:tls";
+import type { Server, TLSSocket } from "node:tls";
 import type { Clock } from "../base/clock.ts";
 import { HauberkError, isRefusal, messageOf, refuse, type Refusal } from "../base/errors.ts";
 import type { OptionValues } from "../base/options.ts";
 import type { Published } from "../base/published.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import type { PeerIdentity, ServerConnection } from "./exchange.ts";
+import { createServer } from "./node-tls.ts";
 import type { tlsOptions } from "./options.ts";
 import { provePeer } from "./peer.ts";
 import { secureContextOptions } from "./tls-context.ts";
