@@ -31,3 +31,23 @@ export function readBearer(authorization: string | undefined, count: number, byt
   if (token.length > bytesMax) return new Bearer(undefined, `the token is longer than ${bytesMax} bytes`);
   return new Bearer(token, undefined);
 }
+
+/**
+ * Remembers the last bearer that was read: a busy caller sends the same token again and again, and its digest costs more than
+ * the comparison. One value is kept, for as long as no other comes.
+ */
+export class BearerReader {
+  #authorization: string | undefined;
+  #bearer = noBearer;
+
+  read(authorization: string | undefined, count: number, bytesMax: number): Bearer {
+    if (authorization === undefined) return noBearer;
+    if (count === 1 && authorization === this.#authorization) return this.#bearer;
+    const bearer = readBearer(authorization, count, bytesMax);
+    if (count === 1) {
+      this.#authorization = authorization;
+      this.#bearer = bearer;
+    }
+    return bearer;
+  }
+}

@@ -8,7 +8,7 @@ import { decide, type Call, type TokenState } from "../policy/decide.ts";
 import type { ResilienceLimits } from "../resilience/options.ts";
 import { mayRetry, type RetryBudget } from "../resilience/retry.ts";
 import type { ClientConnection, Handler, Loss, ServerExchange } from "../transport/exchange.ts";
-import { noBearer, readBearer, type Bearer } from "./bearer.ts";
+import { noBearer, type Bearer } from "./bearer.ts";
 import { Attempt, Carry, type CarryContext } from "./carry.ts";
 import { addLabels, takeRequest, viaInbound } from "./headers.ts";
 import type { TokenVerifier } from "./jwt.ts";
@@ -139,7 +139,7 @@ class InboundCall extends Carry implements Call {
 
   #tokensKnown(names: readonly string[], snapshot: Snapshot): boolean {
     const { verifier, options } = this.#context;
-    this.#bearer = readBearer(this.notes.authorization, this.notes.authorizations, options.tokenMaxBytes);
+    this.#bearer = verifier.bearers.read(this.notes.authorization, this.notes.authorizations, options.tokenMaxBytes);
     for (let i = 0; i < names.length; i++) {
       if (verifier.check(names[i] as string, this.#bearer, snapshot.providers) === undefined) return false;
     }

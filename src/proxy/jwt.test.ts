@@ -4,7 +4,7 @@ import { ManualClock } from "../../test/support/manual-clock.ts";
 import { defaultsOf } from "../base/options.ts";
 import type { JwtProvider } from "../policy/resource.ts";
 import { silent } from "../telemetry/logger.ts";
-import { readBearer } from "./bearer.ts";
+import { BearerReader, readBearer } from "./bearer.ts";
 import { TokenVerifier } from "./jwt.ts";
 import { proxyOptions } from "./options.ts";
 import { TokenCache } from "./token-cache.ts";
@@ -286,4 +286,16 @@ test("the cache never holds more than it may, and keeps what is used", () => {
   }
   expect(cache.get("t0", 0)).toBeUndefined();
   expect(cache.get("kept", 1_000)).toBeUndefined();
+});
+
+test("the same bearer again is the one that was read, and another is not", () => {
+  const reader = new BearerReader();
+  const first = reader.read(`Bearer ${write()}`, 1, 9_000);
+  const text = `Bearer ${write({ claims: { ...good, sub: "bea" } })}`;
+  const second = reader.read(text, 1, 9_000);
+  expect(second.token).not.toBe(first.token);
+  expect(reader.read(text, 1, 9_000)).toBe(second);
+  expect(reader.read(undefined, 0, 9_000).token).toBeUndefined();
+  expect(reader.read(text, 2, 9_000).wrong).toContain("more than one");
+  expect(reader.read("Basic eDp5", 1, 9_000).token).toBeUndefined();
 });

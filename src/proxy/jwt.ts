@@ -4,7 +4,7 @@ import type { OptionValues } from "../base/options.ts";
 import type { TokenState } from "../policy/decide.ts";
 import type { JwtProvider } from "../policy/resource.ts";
 import type { Logger } from "../telemetry/logger.ts";
-import type { Bearer } from "./bearer.ts";
+import { BearerReader, type Bearer } from "./bearer.ts";
 import { InlineKeys, RemoteKeys, type KeySet, type KeySource } from "./jwks.ts";
 import type { proxyOptions } from "./options.ts";
 import { TokenCache } from "./token-cache.ts";
@@ -44,6 +44,7 @@ const skewSeconds = 60;
 const refusedMs = 10_000;
 
 export class TokenVerifier {
+  readonly bearers = new BearerReader();
   readonly #context: VerifierContext;
   readonly #issuers = new WeakMap<JwtProvider, Issuer>();
   /** Kept by URI, so that another audience in a policy does not throw good keys away. */

@@ -14,7 +14,7 @@ import type { ResilienceLimits } from "../resilience/options.ts";
 import { mayRetry } from "../resilience/retry.ts";
 import type { ClientConnection, Handler, Loss, ServerExchange } from "../transport/exchange.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
-import { noBearer, readBearer, type Bearer } from "./bearer.ts";
+import { noBearer, type Bearer } from "./bearer.ts";
 import { Attempt, Carry, type CarryContext } from "./carry.ts";
 import type { Discovery } from "./discovery.ts";
 import { addLabels, takeRequest, viaOutbound } from "./headers.ts";
@@ -179,7 +179,7 @@ class OutboundCall extends Carry implements Call, Waiter {
 
   #tokensKnown(names: readonly string[]): boolean {
     const { verifier, options } = this.#context;
-    this.#bearer = readBearer(this.notes.authorization, this.notes.authorizations, options.tokenMaxBytes);
+    this.#bearer = verifier.bearers.read(this.notes.authorization, this.notes.authorizations, options.tokenMaxBytes);
     const { providers } = this.#snapshot as Snapshot;
     for (let i = 0; i < names.length; i++) {
       if (verifier.check(names[i] as string, this.#bearer, providers) === undefined) return false;

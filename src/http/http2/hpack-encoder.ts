@@ -29,6 +29,12 @@ const COOKIE_GUESSABLE_MAX = 20;
 const DROPPED = 3;
 const TRAILERS_ONLY = 4;
 const INVALID = 5;
+/**
+ * Credentials: a short one (Basic) could be guessed by trying, and is never indexed. A token of this length cannot: HPACK matches
+ * whole values only (RFC 7541, 7.1.1), and it comes again with every request of its bearer.
+ */
+const CREDENTIALS = 6;
+const CREDENTIALS_GUESSABLE_MAX = 100;
 
 /** What the encoder knows of one name. */
 class NameEntry {
@@ -59,7 +65,8 @@ class NameEntry {
 
 function ruleOf(name: string): number {
   if (name.startsWith(":")) return NORMAL;
-  if (name === "authorization" || name === "proxy-authorization" || name === "set-cookie") return NEVER;
+  if (name === "proxy-authorization" || name === "set-cookie") return NEVER;
+  if (name === "authorization") return CREDENTIALS;
   if (name === "cookie") return COOKIE;
   const kind = markOfName(name) & KIND_MASK;
   if (kind === CONNECTION_SPECIFIC) return DROPPED;
@@ -147,7 +154,7 @@ export class HpackEncoder {
 
   /** A field whose entry is at hand: the pseudo-fields. */
   known(entry: NameEntry, value: string): void {
-    if (entry.rule !== NORMAL) {
+    if (entry.rule !== NORMAL && (entry.rule !== CREDENTIALS || value.length < CREDENTIALS_GUESSABLE_MAX)) {
       this.#special(entry, value);
       return;
     }
@@ -243,6 +250,7 @@ export class HpackEncoder {
   #special(entry: NameEntry, value: string): void {
     switch (entry.rule) {
       case NEVER:
+      case CREDENTIALS:
         this.#literal(entry, value, 0x10);
         return;
       case COOKIE:

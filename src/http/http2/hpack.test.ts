@@ -153,6 +153,17 @@ test("secrets are written as never indexed, and again in full each time", () => 
   }
 });
 
+test("a token too long to be guessed costs one byte from its third time on, and a short credential never", () => {
+  const encoder = new HpackEncoder();
+  const token = `Bearer ${"x".repeat(300)}`;
+  const lengths = [1, 2, 3, 4].map(() => encode(encoder, ["authorization", token]).length);
+  expect(lengths[0]).toBeGreaterThan(200);
+  expect(lengths.slice(2)).toEqual([1, 1]);
+  const guessable = `Basic ${"x".repeat(90)}`;
+  const others = [1, 2, 3].map(() => encode(encoder, ["authorization", guessable]));
+  for (const block of others) expect((block[0] as number) & 0xf0).toBe(0x10);
+});
+
 test("names are written in lower case, and the fields of one HTTP/1 connection not at all", () => {
   const block = encode(new HpackEncoder(), [
     "Content-Type",
