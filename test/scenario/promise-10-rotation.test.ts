@@ -10,7 +10,8 @@ const sidecars: Started[] = [];
 beforeAll(async () => {
   mesh = await Mesh.create({ config: "lifetimes: { leaf: 6s, allowSeconds: true }" });
   await mesh.control();
-  routee = await openRoutee({ name: "orders" });
+  // Slow enough that at every moment some requests are under way: whatever is cut, cuts one of them.
+  routee = await openRoutee({ answer: (_seen, response) => void setTimeout(() => response.end("orders"), 20) });
   sidecars.push(
     ...(await Promise.all([mesh.sidecar("web"), mesh.sidecar("orders", ["--app", `http:${routee.port}`])])),
   );
