@@ -43,8 +43,11 @@ test("a configuration change never cuts a connection: a streaming answer goes on
   const stream = await open("/stream/1");
   const opened = sumOf(await metricsOf(orders), "hauberk_connections_opened_total");
 
-  await applyText(mesh, allow("web", "orders") + allow("web", "ledger") + allow("orders", "web"));
+  // Both ends are told: web of somebody whom it may call, orders of somebody who may call it.
+  const version = await versionOf(orders);
+  await applyText(mesh, allow("web", "orders") + allow("web", "ledger") + allow("shop", "orders"));
   await ledgerIs("NO_ENDPOINT");
+  await eventually("orders has taken it", 5_000, async () => ((await versionOf(orders)) > version ? true : undefined));
   await next("/stream/1", stream, "after a policy was added");
 
   // An endpoint more, and then one less, of the service that is being called.
@@ -141,6 +144,12 @@ async function ledgerIs(code: string): Promise<void> {
     const answer = await ask({ port: Number(web.ready["outbound"]), host: "ledger", path: "/" });
     return answer.headers["x-hauberk-code"] === code ? true : undefined;
   });
+}
+
+/** Counts up with each state that a sidecar took from its control plane. */
+async function versionOf(sidecar: Started): Promise<number> {
+  const { body } = await ask({ socketPath: String(sidecar.ready["admin"]), path: "/status" });
+  return (JSON.parse(body) as { version: { counter: number } }).version.counter;
 }
 
 async function endpoints(): Promise<number> {
