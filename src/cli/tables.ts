@@ -12,7 +12,6 @@ export async function optionTables(): Promise<readonly OptionTable[]> {
     import("../resilience/options.ts"),
     import("../sidecar/options.ts"),
     import("../storage/options.ts"),
-    import("../telemetry/options.ts"),
     import("../transport/http2-options.ts"),
     import("../transport/options.ts"),
   ]);
