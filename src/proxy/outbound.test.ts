@@ -135,8 +135,13 @@ test("keys that the caller cannot have are the callee's to judge", async () => {
   const token = `${b64({ alg: "ES256" })}.${b64({ iss: corp.issuer, aud: "m", exp: 9e9 })}.AAAA`;
   bench.publish(ordersFor([endpoint("a")], [{ ...toWeb[0], jwt: { provider: "corp" } }], [corp]));
   const exchange = bench.ask({ fields: ["authorization", `Bearer ${token}`] });
-  for (let i = 0; i < 5; i++) await bench.settle();
-  expect(bench.touched).toEqual(["fetch https://corp.example/k", "dial 10.0.0.1:15443"]);
+  // The library that reads tokens is loaded on first use: how many turns that takes is the machine's affair.
+  const touched = async (): Promise<readonly string[]> => {
+    await bench.settle();
+    return bench.touched;
+  };
+  await expect.poll(touched, { timeout: 10_000 }).toEqual(["fetch https://corp.example/k", "dial 10.0.0.1:15443"]);
+  await bench.settle();
   expect(exchange.answer).toBeUndefined();
   expect(fieldOf(bench.connectionTo("a").last.head.fields, "authorization")).toBe(`Bearer ${token}`);
 });
