@@ -61,8 +61,8 @@ export async function wrk(
   return {
     requests: number(/(\d+) requests in/),
     perSecond: number(/Requests\/sec:\s+([\d.]+)/),
-    p50Us: micros(/50%\s+(\S+)/.exec(text)?.[1]),
-    p99Us: micros(/99%\s+(\S+)/.exec(text)?.[1]),
+    p50Us: micros(/^\s+50%\s+(\S+)/m.exec(text)?.[1]),
+    p99Us: micros(/^\s+99%\s+(\S+)/m.exec(text)?.[1]),
     bad,
   };
 }
