@@ -17,6 +17,11 @@ export interface RequestHead {
   fields: Fields;
   /** The body's length where it is known beforehand: 0 for none, -1 for unknown. */
   bodyLength: number;
+  /**
+   * The protocol to which the request asks to go over, lower case ("websocket"); absent for all others. The method is then
+   * GET, also where the wire says CONNECT (RFC 8441, 5), and the fields hold neither Upgrade nor Connection.
+   */
+  upgrade?: string;
 }
 
 export interface ResponseHead {

@@ -12,6 +12,12 @@ import type { SpiffeId } from "../base/spiffe-id.ts";
  *   lets more than its window of unconsumed bytes arrive. `write` returns false when the sender should stop until `drained`;
  *   it still takes the chunk.
  * - After `aborted`, or after both directions ended, nothing is called any more, and calls on the exchange do nothing.
+ *
+ * Tunnels are exchanges too: a CONNECT that is answered with 2xx (RFC 9110, 9.3.6), and a request with `head.upgrade` that
+ * is answered with 101, whatever the version of the protocol has on its wire (200 in HTTP/2: RFC 8441). From then on `write`
+ * and `data` carry the bytes of the tunnel, and `end`, without trailers, half-closes one direction: the exchange is over
+ * when both have ended. Before the answer no byte of a tunnel is delivered upwards or sent to the routee. Any other answer
+ * is an ordinary one, and what the client sends is no tunnel.
  */
 export interface BodyEvents {
   data(chunk: Buffer): void;
