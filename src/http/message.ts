@@ -31,6 +31,17 @@ export interface ResponseHead {
   bodyLength: number;
 }
 
+/** Whether a request asks for a tunnel: by CONNECT, or to go over to another protocol. */
+export function asksForTunnel(head: RequestHead): boolean {
+  return head.upgrade !== undefined || head.method === "CONNECT";
+}
+
+/** Whether an answer of this status opens the tunnel that was asked for: 2xx for CONNECT, 101 for a change of protocol. */
+export function opensTunnel(head: RequestHead, status: number): boolean {
+  if (head.upgrade !== undefined) return status === 101;
+  return head.method === "CONNECT" && status >= 200 && status < 300;
+}
+
 /** The first value of a field, by lower-case name, or undefined. */
 export function fieldOf(fields: Fields, name: string): string | undefined {
   for (let i = 0; i < fields.length; i += 2) {

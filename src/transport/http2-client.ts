@@ -4,7 +4,7 @@ import { MALFORMED } from "../http/http2/field-mark.ts";
 import * as frames from "../http/http2/frames.ts";
 import { BadHead, readResponse, readTrailers } from "../http/http2/head-reader.ts";
 import * as settings from "../http/http2/settings.ts";
-import type { RequestHead } from "../http/message.ts";
+import { asksForTunnel, type RequestHead } from "../http/message.ts";
 import type { ClientConnection, ClientExchange, Loss, ResponseEvents } from "./exchange.ts";
 import { ENDED, RESET_BY_US } from "./http2-closed-streams.ts";
 import { Http2Connection } from "./http2-connection.ts";
@@ -13,7 +13,7 @@ import { Http2Stream } from "./http2-stream.ts";
 
 /** More interim answers than this to one request are no progress any more. */
 const INFORMS_MAX = 32;
-const PSEUDO_BYTES = 64;
+const PSEUDO_BYTES = 128;
 
 /**
  * Opens HTTP/2 on a connected socket. Resolves after the server's SETTINGS: only then has it accepted our certificate
@@ -33,12 +33,14 @@ interface Settled {
 class Http2ClientStream extends Http2Stream implements ClientExchange {
   readonly listener: ResponseEvents;
   readonly method: string;
+  readonly upgrade: string | undefined;
   answered = false;
   informs = 0;
 
-  constructor(client: Http2Client, id: number, method: string, listener: ResponseEvents) {
-    super(client, id, client.windows());
-    this.method = method;
+  constructor(client: Http2Client, id: number, head: RequestHead, listener: ResponseEvents) {
+    super(client, id, { windows: client.windows(), tunnel: asksForTunnel(head) });
+    this.method = head.method;
+    this.upgrade = head.upgrade;
     this.listener = listener;
     this.events = listener;
   }
@@ -56,6 +58,8 @@ class Http2Client extends Http2Connection implements ClientConnection {
   #nextStream = 1;
   #draining = false;
   #peerLeaves = false;
+  /** The server takes :protocol (RFC 8441, 3). */
+  #takesProtocols = false;
   #cancelDrain: (() => void) | undefined = undefined;
 
   constructor(socket: Duplex, context: Http2Context, settledBy: Settled) {
@@ -118,14 +122,16 @@ class Http2Client extends Http2Connection implements ClientConnection {
 
   request(head: RequestHead, end: boolean, events: ResponseEvents): ClientExchange | undefined {
     if (!this.#open || this.streams.size >= this.exchangesMax) return undefined;
-    const stream = new Http2ClientStream(this, this.#nextStream, head.method, events);
+    const stream = new Http2ClientStream(this, this.#nextStream, head, events);
     const { fields, bodyLength } = head;
+    if (head.upgrade !== undefined && !this.#takesProtocols) return this.#noProtocols(stream);
     this.headersRoom(
       fields,
       PSEUDO_BYTES + head.method.length + head.scheme.length + head.authority.length + head.path.length,
     );
     const encoder = this.encoder;
-    encoder.known(encoder.method, head.method);
+    encoder.known(encoder.method, head.upgrade === undefined ? head.method : "CONNECT");
+    if (head.upgrade !== undefined) encoder.known(encoder.protocol, head.upgrade);
     if (head.method !== "CONNECT") {
       encoder.known(encoder.scheme, head.scheme);
       encoder.known(encoder.authority, head.authority);
@@ -134,7 +140,7 @@ class Http2Client extends Http2Connection implements ClientConnection {
       encoder.known(encoder.authority, head.authority);
     }
     this.encodeFields(fields);
-    if (!end && bodyLength >= 0) encoder.field("content-length", String(bodyLength));
+    if (!end && bodyLength >= 0 && !stream.tunnel) encoder.field("content-length", String(bodyLength));
     if (!this.headersWritten(stream, end)) {
       stream.closed = true;
       this.unsayable(stream, "a request with a field that HTTP/2 cannot carry");
@@ -144,6 +150,14 @@ class Http2Client extends Http2Connection implements ClientConnection {
     this.#nextStream += 2;
     this.opened(stream);
     if (this.#nextStream > frames.STREAM_ID_MAX) this.#takeNoMore();
+    return stream;
+  }
+
+  /** This server cannot be asked for another protocol; nothing of the request is written. */
+  #noProtocols(stream: Http2ClientStream): ClientExchange {
+    stream.closed = true;
+    const because = "the server has not announced extended CONNECT";
+    setImmediate(() => stream.events.aborted({ kind: "unprocessed", because }));
     return stream;
   }
 
@@ -181,13 +195,13 @@ class Http2Client extends Http2Connection implements ClientConnection {
   }
 
   #head(stream: Http2ClientStream, endStream: boolean): void {
-    const connects = stream.method === "CONNECT";
-    const head = readResponse(this.list, endStream, stream.method);
+    const head = readResponse(this.list, endStream, stream);
     if (head instanceof BadHead) {
       this.breakStream(stream, frames.PROTOCOL_ERROR, head.because);
       return;
     }
-    if (head.status < 200) {
+    // 101 is how an opened tunnel reads; as such it does not exist in HTTP/2.
+    if (head.status < 200 && head.status !== 101) {
       if (endStream) this.breakStream(stream, frames.PROTOCOL_ERROR, "an interim answer that ends its stream");
       else if (++stream.informs > INFORMS_MAX)
         this.breakStream(stream, frames.ENHANCE_YOUR_CALM, "too many interim answers");
@@ -195,7 +209,7 @@ class Http2Client extends Http2Connection implements ClientConnection {
       return;
     }
     stream.answered = true;
-    stream.expected = connects ? -1 : head.bodyLength;
+    stream.expected = head.bodyLength;
     if (!endStream) {
       stream.listener.head(head, false);
       return;
@@ -206,7 +220,9 @@ class Http2Client extends Http2Connection implements ClientConnection {
   }
 
   #trailers(stream: Http2ClientStream, endStream: boolean): void {
-    if (!endStream) {
+    if (stream.tunnel) {
+      this.breakStream(stream, frames.PROTOCOL_ERROR, "HEADERS in a tunnel");
+    } else if (!endStream) {
       this.breakStream(stream, frames.PROTOCOL_ERROR, "HEADERS a second time, without an end");
     } else if (stream.expected > 0) {
       this.breakStream(stream, frames.PROTOCOL_ERROR, "less data than the content length");
@@ -227,6 +243,11 @@ class Http2Client extends Http2Connection implements ClientConnection {
     this.#open = true;
     this.receiving.widen();
     settledBy.resolve(this);
+  }
+
+  protected override peerProtocols(value: number): void {
+    if (value === 0 && this.#takesProtocols) this.fail(frames.PROTOCOL_ERROR, "extended CONNECT was taken back");
+    else this.#takesProtocols = value === 1;
   }
 
   protected override peerPush(value: number): void {

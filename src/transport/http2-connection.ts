@@ -61,6 +61,8 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
   protected peerStreamsMax = Number.POSITIVE_INFINITY;
 
   #heard = false;
+  /** What is read now is good until this read returns. */
+  #lent = false;
   #paused = false;
   #newWindow = frames.WINDOW_DEFAULT;
   #cancelSettings: () => void;
@@ -104,15 +106,27 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
       setImmediate(() => this.#guarded(() => this.ended("the socket was closed before it was used")));
       return;
     }
-    socket.on("data", (chunk: Buffer) => {
-      this.#heard = true;
-      try {
-        this.receive(chunk);
-        if (this.output.pending > this.context.options.outputBytes * STUCK_FACTOR) this.stuck();
-      } catch (thrown) {
-        this.#bug(thrown);
-      }
+    const { reads } = this.context;
+    if (reads === undefined) {
+      socket.on("data", (chunk: Buffer) => this.arrived(chunk));
+      return;
+    }
+    reads.to((lent) => {
+      this.#lent = true;
+      this.arrived(lent);
+      this.#lent = false;
     });
+    socket.resume(); // Nobody hears "data", and the end is to be heard all the same.
+  }
+
+  protected arrived(chunk: Buffer): void {
+    this.#heard = true;
+    try {
+      this.receive(chunk);
+      if (this.output.pending > this.context.options.outputBytes * STUCK_FACTOR) this.stuck();
+    } catch (thrown) {
+      this.#bug(thrown);
+    }
   }
 
   protected receive(chunk: Buffer): void {
@@ -343,7 +357,7 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
   }
 
   dataPiece(piece: Buffer): void {
-    this.receiving.piece(piece);
+    this.receiving.piece(piece, this.#lent);
   }
 
   dataEnds(padding: number): void {
@@ -487,6 +501,9 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
       case settings.ENABLE_PUSH:
         this.peerPush(value);
         return;
+      case settings.ENABLE_CONNECT_PROTOCOL:
+        this.peerProtocols(value);
+        return;
       default:
       // Larger frames and lists are allowed, not asked for; what is unknown is ignored.
     }
@@ -494,6 +511,9 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
 
   /** Only a client may allow pushes (RFC 9113, 6.5.2); we push none. */
   protected peerPush(_value: number): void {}
+
+  /** Only a server's word means something (RFC 8441, 3). */
+  protected peerProtocols(_value: number): void {}
 
   /** Once per frame, whatever stood in it: a frame has room for 2,730 changes. */
   #moveWindows(): void {

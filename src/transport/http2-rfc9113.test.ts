@@ -184,7 +184,7 @@ const messageRows: Row[] = [
   ["a value that begins with a space", field("x-a", " a"), "stream PROTOCOL_ERROR"],
   ["an unknown pseudo-field", field(":test", "ok"), "stream PROTOCOL_ERROR"],
   [":status in a request", field(":status", "200"), "stream PROTOCOL_ERROR"],
-  [":protocol without extended CONNECT", field(":protocol", "websocket"), "stream PROTOCOL_ERROR"],
+  [":protocol without CONNECT", field(":protocol", "websocket"), "stream PROTOCOL_ERROR"],
   ["a pseudo-field after a field", [headers(1, ["x-a", "1", ...common], WHOLE | END)], "stream PROTOCOL_ERROR"],
   ["connection", field("connection", "keep-alive"), "stream PROTOCOL_ERROR"],
   ["keep-alive", field("keep-alive", "1"), "stream PROTOCOL_ERROR"],

@@ -5,7 +5,7 @@ import { MALFORMED, REFUSED } from "../http/http2/field-mark.ts";
 import * as frames from "../http/http2/frames.ts";
 import { BadHead, readRequest, readTrailers } from "../http/http2/head-reader.ts";
 import * as settings from "../http/http2/settings.ts";
-import type { Fields, RequestHead, ResponseHead } from "../http/message.ts";
+import { asksForTunnel, opensTunnel, type Fields, type RequestHead, type ResponseHead } from "../http/message.ts";
 import type { ConnectionFacts, Handler, Loss, ServerConnection, ServerExchange } from "./exchange.ts";
 import type { BodyEvents } from "./exchange.ts";
 import { RESET_BY_US } from "./http2-closed-streams.ts";
@@ -19,7 +19,8 @@ const PSEUDO_BYTES = 32;
 
 /**
  * Serves HTTP/2 on a socket whose peer is known (TLS with ALPN h2, or plain with prior knowledge).
- * `first` is what was already read from it. The handler is called once per request, synchronously.
+ * `first` is what was already read from it, and is read before this returns. The handler is called once per request,
+ * synchronously.
  */
 export function serveHttp2(
   socket: Duplex,
@@ -38,11 +39,13 @@ class Http2ServerStream extends Http2Stream implements ServerExchange {
   answered = false;
   /** The request was refused by us: what it still sends is dropped, and its end not awaited. */
   refused = false;
+  /** The tunnel is open. */
+  opened = false;
   /** Work that goes on after the stream. */
   holds = 0;
 
   constructor(server: Http2Server, id: number, head: RequestHead, bodyless: boolean) {
-    super(server, id, server.windows());
+    super(server, id, { windows: server.windows(), tunnel: asksForTunnel(head) });
     this.server = server;
     this.head = head;
     this.bodyless = bodyless;
@@ -79,7 +82,7 @@ class Http2ServerStream extends Http2Stream implements ServerExchange {
   }
 
   abort(loss: Loss): void {
-    this.h2.reset(this, codeOf(loss, this.localEnded));
+    this.h2.reset(this, this.opened ? tunnelCodeOf(loss) : codeOf(loss, this.localEnded));
   }
 }
 
@@ -96,6 +99,11 @@ function codeOf(loss: Loss, answered: boolean): number {
     default:
       return frames.INTERNAL_ERROR;
   }
+}
+
+/** What broke beyond the tunnel, its client cannot see otherwise (RFC 9113, 8.5). */
+function tunnelCodeOf(loss: Loss): number {
+  return loss.kind === "cancelled" ? frames.CANCEL : frames.CONNECT_ERROR;
 }
 
 class Http2Server extends Http2Connection implements ServerConnection {
@@ -127,12 +135,12 @@ class Http2Server extends Http2Connection implements ServerConnection {
         [settings.MAX_CONCURRENT_STREAMS, options.streamsMax],
         [settings.INITIAL_WINDOW_SIZE, options.streamWindowBytes],
         [settings.MAX_HEADER_LIST_SIZE, options.headersBytesMax],
+        [settings.ENABLE_CONNECT_PROTOCOL, 1],
       ]),
     );
     this.receiving.widen();
-    // Put back, so that it is read in order, and after the caller has got the connection.
-    if (served.first !== undefined && served.first.length > 0) socket.unshift(served.first);
     this.attach();
+    if (served.first !== undefined && served.first.length > 0) this.arrived(served.first);
   }
 
   get exchanges(): number {
@@ -265,6 +273,7 @@ class Http2Server extends Http2Connection implements ServerConnection {
 
   #trailers(stream: Http2Stream, endStream: boolean): void {
     if (stream.remoteEnded) this.breakStream(stream, frames.STREAM_CLOSED, "HEADERS after the end of its stream");
+    else if (stream.tunnel) this.breakStream(stream, frames.PROTOCOL_ERROR, "HEADERS in a tunnel");
     else if (!endStream) this.breakStream(stream, frames.PROTOCOL_ERROR, "HEADERS a second time, without an end");
     else if (stream.expected > 0) this.breakStream(stream, frames.PROTOCOL_ERROR, "less data than the content length");
     else if (this.list.overflowed) this.breakStream(stream, frames.ENHANCE_YOUR_CALM, "trailers that are too large");
@@ -282,7 +291,19 @@ class Http2Server extends Http2Connection implements ServerConnection {
   }
 
   respond(stream: Http2ServerStream, head: ResponseHead, end: boolean): void {
-    this.#writeHead(stream, head, end);
+    if (stream.tunnel) this.#respondToTunnel(stream, head, end);
+    else if (head.status < 200) this.unsayable(stream, `a last answer with status ${head.status}`);
+    else this.#writeHead(stream, head, end);
+  }
+
+  /** In HTTP/2 a tunnel of either kind is opened by 200, so no other answer may look like it (CVE-2024-23326). */
+  #respondToTunnel(stream: Http2ServerStream, head: ResponseHead, end: boolean): void {
+    stream.opened = opensTunnel(stream.head, head.status);
+    if (!stream.opened && head.status < 300) {
+      this.unsayable(stream, "an answer that would open a tunnel");
+      return;
+    }
+    this.#writeHead(stream, stream.opened ? { status: 200, fields: head.fields, bodyLength: -1 } : head, end);
   }
 
   #writeHead(stream: Http2ServerStream, head: ResponseHead, end: boolean): void {
@@ -297,8 +318,10 @@ class Http2Server extends Http2Connection implements ServerConnection {
 
   override localEnd(stream: Http2Stream): void {
     super.localEnd(stream);
-    // A refused request is not waited for.
-    if (!stream.closed && (stream as Http2ServerStream).refused) this.reset(stream, frames.NO_ERROR);
+    if (stream.closed) return;
+    // A refused request is not waited for, and what was to go through a tunnel that is none is not either.
+    const { refused, tunnel, opened } = stream as Http2ServerStream;
+    if (refused || (tunnel && !opened)) this.reset(stream, frames.NO_ERROR);
   }
 
   /** A handler's work ended later than its stream. */

@@ -49,6 +49,8 @@ export abstract class Http2Stream {
   credit = 0;
   /** Body bytes still to come by the content length; -1 where that is unknown. */
   expected = -1;
+  /** A tunnel was asked for (CONNECT, :protocol): DATA alone may follow its head (RFC 9113, 8.5). */
+  readonly tunnel: boolean;
   localEnded = false;
   remoteEnded = false;
   closed = false;
@@ -60,11 +62,12 @@ export abstract class Http2Stream {
   trailers: Fields | undefined = undefined;
   wantsDrain = false;
 
-  constructor(h2: Http2Core, id: number, windows: { send: number; receive: number }) {
+  constructor(h2: Http2Core, id: number, of: { windows: { send: number; receive: number }; tunnel: boolean }) {
     this.h2 = h2;
     this.id = id;
-    this.sendWindow = windows.send;
-    this.receiveWindow = windows.receive;
+    this.tunnel = of.tunnel;
+    this.sendWindow = of.windows.send;
+    this.receiveWindow = of.windows.receive;
   }
 
   write(chunk: Buffer): boolean {
@@ -72,7 +75,8 @@ export abstract class Http2Stream {
   }
 
   end(trailers?: Fields): void {
-    if (!this.closed && !this.localEnded && !this.ending) this.h2.sending.finish(this, trailers);
+    if (!this.closed && !this.localEnded && !this.ending)
+      this.h2.sending.finish(this, this.tunnel ? undefined : trailers);
   }
 
   consume(bytes: number): void {

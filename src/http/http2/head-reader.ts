@@ -39,6 +39,15 @@ const malformedField = new BadHead("a malformed field");
 const pseudoLate = new BadHead("a pseudo-field after a field");
 const pseudoTwice = new BadHead("a pseudo-field twice");
 const pseudoForeign = new BadHead("a pseudo-field that does not belong there");
+/** RFC 9220, 3: the answer to a protocol that is not known is 501. */
+const protocolUnknown = new BadHead(
+  "a :protocol that is not known",
+  refuse(
+    "METHOD_UNSUPPORTED",
+    "Cannot go over to the protocol that was asked for: websocket is the only one that is carried",
+    "Send :protocol websocket, or open a TCP tunnel with CONNECT alone",
+  ),
+);
 const lengthsDiffer = new BadHead("two content lengths that differ");
 
 /** Judges every request head of a connection (RFC 9113, 8.2 and 8.3). */
@@ -48,6 +57,7 @@ export function readRequest(list: FieldList, endStream: boolean): RequestHead | 
   let scheme = "";
   let authority = "";
   let path = "";
+  let protocol = "";
   let host: string | undefined;
   let length = -1;
   let cookieAt = -1;
@@ -84,8 +94,11 @@ export function readRequest(list: FieldList, endStream: boolean): RequestHead | 
           if (path !== "") return pseudoTwice;
           path = value;
           break;
+        case PROTOCOL:
+          if (protocol !== "") return pseudoTwice;
+          protocol = value;
+          break;
         default:
-          // :status, and :protocol as long as extended CONNECT is not announced (RFC 8441, 4).
           return pseudoForeign;
       }
       continue;
@@ -114,10 +127,11 @@ export function readRequest(list: FieldList, endStream: boolean): RequestHead | 
     }
   }
   if (method === "") return new BadHead("no :method");
-  if (method === "CONNECT") {
+  if (method === "CONNECT" && protocol === "") {
     if (scheme !== "" || path !== "" || authority === "")
       return new BadHead("CONNECT with a scheme or path, or without an authority");
   } else {
+    if (protocol !== "" && method !== "CONNECT") return new BadHead(":protocol without CONNECT");
     if (scheme === "" || path === "") return new BadHead("no :scheme or no :path");
     if (path === "*" && method !== "OPTIONS") return new BadHead("a path of * without OPTIONS");
   }
@@ -132,6 +146,15 @@ export function readRequest(list: FieldList, endStream: boolean): RequestHead | 
       return refused("its :authority and Host differ", "Send one of them, or the same in both");
   }
   if (authority === "") return refused("it has no authority", "Send :authority");
+  if (method === "CONNECT") {
+    // What follows is no content (RFC 9110, 9.3.6), and two readers must not differ on where it ends.
+    if (length >= 0) return new BadHead("CONNECT with a content length");
+    length = endStream ? 0 : -1;
+    if (protocol === "") return { method, scheme, authority, path, fields, bodyLength: length };
+    return protocol.toLowerCase() === "websocket"
+      ? { method: "GET", scheme, authority, path, fields, bodyLength: length, upgrade: "websocket" }
+      : protocolUnknown;
+  }
   if (endStream) {
     if (length > 0) return new BadHead("a content length without content");
     length = 0;
@@ -139,8 +162,12 @@ export function readRequest(list: FieldList, endStream: boolean): RequestHead | 
   return { method, scheme, authority, path, fields, bodyLength: length };
 }
 
-/** Judges the head of an answer to a request of this method. */
-export function readResponse(list: FieldList, endStream: boolean, method: string): ResponseHead | BadHead {
+/** Judges the head of an answer. What opens a tunnel has 101 where the request asked for another protocol (RFC 8441, 5). */
+export function readResponse(
+  list: FieldList,
+  endStream: boolean,
+  request: { readonly method: string; readonly upgrade?: string | undefined },
+): ResponseHead | BadHead {
   const { names, values, marks, count } = list;
   let status = 0;
   let length = -1;
@@ -164,8 +191,10 @@ export function readResponse(list: FieldList, endStream: boolean, method: string
   if (status === 0) return new BadHead("no :status");
   if (status === 101) return new BadHead("status 101, which HTTP/2 does not have");
   if (status < 200) return { status, fields, bodyLength: 0 };
+  const { method, upgrade } = request;
   // A tunnel has no length, whatever is said of it (RFC 9110, 9.3.6).
-  if (method === "CONNECT" && status < 300) return { status, fields, bodyLength: endStream ? 0 : -1 };
+  if (status < 300 && (method === "CONNECT" || upgrade !== undefined))
+    return { status: upgrade === undefined ? status : 101, fields, bodyLength: endStream ? 0 : -1 };
   if (method === "HEAD" || status === 304 || status === 204) {
     if (length >= 0 && status !== 204) fields.push("content-length", String(length));
     else if (length > 0) return new BadHead("status 204 with a content length");

@@ -95,6 +95,7 @@ export class HpackEncoder {
   readonly authority = new NameEntry(":authority", NORMAL);
   readonly path = new NameEntry(":path", NORMAL);
   readonly status = new NameEntry(":status", NORMAL);
+  readonly protocol = new NameEntry(":protocol", NORMAL);
 
   // The dynamic table is known by the sizes of its entries alone; entry n lies at index 61 + #inserted - n + 1.
   #sizes: number[] = [];
@@ -129,7 +130,8 @@ export class HpackEncoder {
   /** Forgets all that is in the table, and tells the peer in the next block. */
   forget(): void {
     this.#names.clear();
-    for (const entry of [this.method, this.scheme, this.authority, this.path, this.status]) this.#forgetEntry(entry);
+    const { method, scheme, authority, path, status, protocol } = this;
+    for (const entry of [method, scheme, authority, path, status, protocol]) this.#forgetEntry(entry);
     this.#sizeLeast = 0;
     this.#updateDue = true;
     this.#count = 0;

@@ -17,7 +17,7 @@ export const MAX_CONCURRENT_STREAMS = 3;
 export const INITIAL_WINDOW_SIZE = 4;
 const MAX_FRAME_SIZE = 5;
 export const MAX_HEADER_LIST_SIZE = 6;
-const ENABLE_CONNECT_PROTOCOL = 8;
+export const ENABLE_CONNECT_PROTOCOL = 8;
 
 const SETTING_BYTES = 6;
 
