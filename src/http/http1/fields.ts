@@ -216,10 +216,17 @@ export function readTrailers(text: string, fieldsMax: number): Fields | string {
     }
     if (++count > fieldsMax) return `it has more than ${fieldsMax} trailers`;
     const name = text.slice(at, colon);
+    // The one body ended already: who reads these reads another one.
+    if (frames(name)) return "a trailer frames the message";
     if (mayTrail(name)) trailers.push(name, trimBlanks(text, colon + 1, end));
     at = end + 2;
   }
   return trailers;
+}
+
+function frames(name: string): boolean {
+  if (name.length === 14) return sameName(name, 0, "content-length");
+  return name.length === 17 && sameName(name, 0, "transfer-encoding");
 }
 
 /** Only SP and HTAB: `trim` would take U+00A0 too, which is obs-text. */

@@ -72,7 +72,7 @@ test("a request is read with its names as they came, and without what belongs to
 test("requests behind each other are told in order, each with its body", () => {
   const events = requests(
     "POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc\r\nPOST /2 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n" +
-      '3\r\nxyz\r\n00a;a;b=c;d="e\\"f"\r\n0123456789\r\n0\r\nX-Sum: 1\r\nContent-Length: 7\r\n\r\nGET /3 HTTP/1.0\r\n\r\n',
+      '3\r\nxyz\r\n00a;a;b=c;d="e\\"f"\r\n0123456789\r\n0\r\nX-Sum: 1\r\nHost: b\r\n\r\nGET /3 HTTP/1.0\r\n\r\n',
   );
   expect(events.map((event) => event[0])).toEqual(["head", "data", "end", "head", "data", "end", "head"]);
   expect(events[1]).toEqual(["data", "abc"]);
@@ -125,6 +125,7 @@ const refused: Readonly<Record<string, string>> = {
   "version in lower case": "GET / http/1.1\r\nHost: a\r\n\r\n",
   "version 0.9": "GET /\r\n\r\n",
   "the HTTP/2 preface": "PRI * HTTP/2.0\r\n\r\n",
+  "method that nobody knows": "FROB / HTTP/1.1\r\nHost: a\r\n\r\n",
   "lower-case method": "get / HTTP/1.1\r\nHost: a\r\n\r\n",
   "method with a separator": "GE(T / HTTP/1.1\r\nHost: a\r\n\r\n",
   "overlong method": `${"A".repeat(33)} / HTTP/1.1\r\nHost: a\r\n\r\n`,
@@ -183,6 +184,8 @@ test.each([
   "0\r\n X: 1\r\n\r\n",
   "0\r\nX\r\n\r\n",
   "0\r\nX: \x00\r\n\r\n",
+  "0\r\nContent-Length: 3\r\n\r\n",
+  "0\r\ntransfer-encoding: chunked\r\n\r\n",
   `1;a=${"b".repeat(5000)}\r\na\r\n`,
 ])("the chunk %j is refused", (body) => {
   const events = requests(chunkedStart + body);
