@@ -15,6 +15,7 @@ import type { Metrics } from "../telemetry/metrics.ts";
 import type { ConnectionFacts, PeerIdentity, ServerConnection } from "../transport/exchange.ts";
 import { Http1Pool } from "../transport/http1-pool.ts";
 import { serveHttp1 } from "../transport/http1-server.ts";
+import { servePlain } from "../transport/plain-server.ts";
 import type { http2Options } from "../transport/http2-options.ts";
 import type { http1Options, tlsOptions } from "../transport/options.ts";
 import { listenMutualTls, type ConnectionLife, type Listener } from "../transport/tls-listener.ts";
@@ -353,22 +354,23 @@ export class Proxy {
   }
 
   async #listenPlain(address: PlainAddress, guard: OutboundListener): Promise<PlainListener> {
-    const { clock, options } = this.#context;
+    const { clock, options, random } = this.#context;
     const handler = outboundHandler(this.#outbound, guard);
     const listener = await PlainListener.open({
       address,
       connectionsMax: options.proxy.outboundConnectionsMax,
       onDropped: () => this.#meters.handshakeRefused("outbound", "LIMIT_CONNECTIONS"),
       serve: (socket, reads) => {
-        const facts: ConnectionFacts = {
-          protocol: "http/1.1",
+        const facts = {
           remoteAddress: plainAddress(socket.remoteAddress ?? ""),
           localPort: socket.localPort ?? 0,
           peer: undefined,
         };
-        return serveHttp1(socket, facts, handler, {
+        return servePlain(socket, facts, handler, {
           clock,
-          options: options.http1,
+          random,
+          http1: options.http1,
+          http2: options.http2,
           onFault: (thrown) => this.#fault(thrown),
           ...(reads === undefined ? {} : { reads }),
         });

@@ -2,6 +2,7 @@ import type { Clock } from "../base/clock.ts";
 import type { OptionValues } from "../base/options.ts";
 import type { Random } from "../base/random.ts";
 import type { http2Options } from "./http2-options.ts";
+import type { LentReads } from "./lent-reads.ts";
 
 /** What a connection is given beside its socket. */
 export interface Http2Context {
@@ -12,4 +13,6 @@ export interface Http2Context {
   /** The peer takes no new request. */
   onGoaway?(): void;
   readonly random?: Random;
+  /** What the socket reads with, where it has no buffers of its own. */
+  readonly reads?: LentReads;
 }

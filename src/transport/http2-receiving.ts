@@ -75,7 +75,8 @@ export class Http2Receiving {
     }
   }
 
-  piece(piece: Buffer): void {
+  /** `lent` bytes are copied for whoever gets them; all else of a read is judged, not kept. */
+  piece(piece: Buffer, lent: boolean): void {
     const stream = this.#stream;
     // A frame that is dropped was credited when it began; one whose stream ended meanwhile was not.
     if (stream === undefined) return;
@@ -94,7 +95,7 @@ export class Http2Receiving {
       }
     }
     stream.unconsumed += length;
-    stream.events.data(piece);
+    stream.events.data(lent ? Buffer.from(piece) : piece);
   }
 
   ends(padding: number): void {
