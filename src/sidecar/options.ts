@@ -8,6 +8,13 @@ export const sidecarOptions = {
     max: 60_000,
     why: "A first call waits this long for the control plane's answer about a service; a healthy one answers in milliseconds.",
   },
+  freshMs: {
+    env: "HAUBERK_FRESH_MS",
+    default: 300,
+    min: 0,
+    max: 60_000,
+    why: "A start with a snapshot on disk waits this long for a newer state; a healthy control plane sends it in a tenth of that, one that refuses is not waited for.",
+  },
   subscriptionsMax: {
     env: "HAUBERK_SUBSCRIPTIONS_MAX",
     default: 512,

@@ -228,8 +228,7 @@ export class Sidecar {
         }),
       );
       this.#watch.start();
-      // Without a snapshot nothing is known and everybody is refused: the first word of the control plane is waited for.
-      if (this.#version.now === undefined) await this.#firstState();
+      await this.#firstState();
       this.#admin = await listenAdmin(this.adminSocket, this.#adminRoutes());
     } finally {
       release();
@@ -241,15 +240,21 @@ export class Sidecar {
     return keepPorts(this.#folder, { outbound, ...(inbound === undefined ? {} : { inbound }) }, this.#context.log);
   }
 
+  /**
+   * Waits for the first word of the control plane. Without a snapshot nothing is known and everybody is refused; with one, a
+   * program that runs for a second must not live by what was true yesterday. Nobody waits for one that does not answer.
+   */
   #firstState(): Promise<void> {
+    const { askMs, freshMs } = this.#context.options.sidecar;
+    const known = this.#version.now !== undefined;
     return new Promise((resolve) => {
       const done = (): void => {
         cancelTimer();
         cancelWatch();
         resolve();
       };
-      const cancelTimer = this.#context.clock.after(this.#context.options.sidecar.askMs, done);
-      const cancelWatch = this.#watch.connected.subscribe(done);
+      const cancelTimer = this.#context.clock.after(known ? freshMs : askMs, done);
+      const cancelWatch = (known ? this.#watch.tried : this.#watch.connected).subscribe(done);
     });
   }
 

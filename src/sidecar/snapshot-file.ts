@@ -59,10 +59,9 @@ export class SnapshotFile {
     this.#waiting = undefined;
     if (state?.version === undefined) return;
     try {
-      await this.#folder.write(
-        fileName,
-        writeLine({ type: "full", version: state.version, entries: [...state.entries] }),
-      );
+      // That a name was unknown is worth nothing later: a policy may have been applied since.
+      const entries = [...state.entries].filter(([, value]) => value !== null);
+      await this.#folder.write(fileName, writeLine({ type: "full", version: state.version, entries }));
     } catch (thrown) {
       this.#log.error("the snapshot could not be kept on disk", { because: messageOf(thrown) });
     }

@@ -201,3 +201,18 @@ test("a silent stream is given up", async () => {
   expect(streams[0]?.closed).toBe("nothing was heard of it");
   expect(client.connected.read()).toBe(false);
 });
+
+test("it says when its first attempt has ended: with the first state, or with the refusal", async () => {
+  const reached = setUp();
+  reached.client.start();
+  await settled();
+  expect(reached.client.tried.read()).toBe(false);
+  reached.streams[0]?.events.down(full(1));
+  expect(reached.client.tried.read()).toBe(true);
+
+  const alone = setUp({ reachable: false });
+  alone.client.start();
+  await settled();
+  expect(alone.client.tried.read()).toBe(true);
+  expect(alone.client.connected.read()).toBe(false);
+});

@@ -48,6 +48,8 @@ interface Question {
  */
 export class WatchClient {
   readonly connected = new Published(false);
+  /** Whether the first attempt has ended, well or not: until then nobody knows how old the last good snapshot is. */
+  readonly tried = new Published(false);
   readonly #context: WatchContext;
   readonly #questions = new Map<string, Question[]>();
   readonly #subscriptions: Set<string>;
@@ -201,6 +203,7 @@ export class WatchClient {
     );
     this.#retry?.();
     this.#retry = this.#context.clock.after(waitMs, () => this.#connect());
+    if (!this.tried.read()) this.tried.publish(true);
   }
 
   #listen(): void {
@@ -251,6 +254,7 @@ export class WatchClient {
     this.#attempt = 0;
     this.#stream?.send({ type: "ack", version: message.version });
     if (!this.connected.read()) this.connected.publish(true);
+    if (!this.tried.read()) this.tried.publish(true);
     for (const [key, value] of servicesOf(next))
       this.#answer(key.slice("service/".length), value as ServiceView | null);
   }
