@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the programs that tests and benchmarks measure against, from the system's packages. Needs root only where something is missing.
 set -eu
+"$(dirname "$0")/h2spec/install.sh"
 missing=()
 need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
 need openssl openssl
