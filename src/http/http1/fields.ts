@@ -117,7 +117,10 @@ export class FieldReader {
         if (sameName(text, nameAt, "content-length")) return this.#length(text, valueAt, valueEnd);
         return sameName(text, nameAt, "http2-settings") ? 1 : 0;
       case 16:
-        return sameName(text, nameAt, "proxy-connection") ? 1 : 0;
+        if (!sameName(text, nameAt, "proxy-connection")) return 0;
+        // Never standardized, and read like Connection by many.
+        if (valueEnd - valueAt === 5 && sameName(text, valueAt, "close")) this.close = true;
+        return 1;
       case 17:
         if (!sameName(text, nameAt, "transfer-encoding")) return 0;
         if (this.chunked) return this.#refuse("it has more than one Transfer-Encoding");
