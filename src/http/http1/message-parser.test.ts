@@ -217,6 +217,14 @@ test("the absolute form gives the authority, and Host may agree with it in other
   expect(headOf("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").path).toBe("*");
 });
 
+test("Proxy-Connection: close ends the connection, and goes no further", () => {
+  const reader = new RequestHeadReader("http", limits);
+  expect(reader.read("GET / HTTP/1.1\r\nHost: a\r\nProxy-Connection: Close\r\n")).toBe(true);
+  expect([reader.persistent, reader.head.fields]).toEqual([false, []]);
+  expect(reader.read("GET / HTTP/1.1\r\nHost: a\r\nProxy-Connection: keep-alive\r\n")).toBe(true);
+  expect(reader.persistent).toBe(true);
+});
+
 test("CONNECT has an authority and no path", () => {
   const head = headOf("CONNECT orders:5672 HTTP/1.1\r\nHost: orders\r\n\r\n");
   expect([head.method, head.authority, head.path]).toEqual(["CONNECT", "orders:5672", ""]);
@@ -226,6 +234,7 @@ test.each([
   ["CL and TE", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"],
   ["two CL", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n"],
   ["TE gzip, chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"],
+  ["interim in 1.0", "HTTP/1.0 100 Continue\r\n\r\nHTTP/1.1 204 No\r\n\r\n"],
   ["TE in 1.0", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"],
   ["unasked 101", "HTTP/1.1 101 Switching\r\n\r\n"],
   ["204 with a body", "HTTP/1.1 204 No\r\nContent-Length: 3\r\n\r\n"],

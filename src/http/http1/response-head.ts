@@ -44,6 +44,7 @@ export class ResponseHeadReader implements HeadReader<ResponseHead> {
       return fields.fail("its status line is malformed");
     if (!fields.read(text, at + 2)) return false;
     if (fields.chunked && old) return fields.fail("HTTP/1.0 knows no Transfer-Encoding");
+    if (status < 200 && old) return fields.fail("HTTP/1.0 knows no interim answers");
     this.persistent = old ? fields.keepAlive && !fields.close : !fields.close;
     return this.#frame(status);
   }
