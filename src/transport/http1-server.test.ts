@@ -159,6 +159,20 @@ test.each([
   expect(body["message"]).toMatch(/^Cannot read the request: .*[^.]$/);
 });
 
+test.each(["INVALID CONNECTION PREFACE\r\n\r\n", "GET /\r\n\r\n", "EHLO orders\r\nQUIT\r\n\r\n"])(
+  "who names no version of HTTP gets no answer, only an end (RFC 9113, 3.4): %j",
+  async (text) => {
+    const { port } = await serve(echo);
+    for (const cut of [text.length, 3]) {
+      const raw = new Raw(port).send(text.slice(0, cut));
+      if (cut < text.length) await turn();
+      raw.send(text.slice(cut));
+      await raw.closed;
+      expect(raw.text).toBe("");
+    }
+  },
+);
+
 test("a malformed chunk loses the exchange as invalid and is answered with 400", async () => {
   const losses: Loss[] = [];
   const { port } = await serve((exchange) =>

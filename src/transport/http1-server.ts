@@ -268,6 +268,7 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
   failed(code: FailureCode, because: string): void {
     const exchange = this.#current;
     this.#discarding = false;
+    if (this.#reader.foreign) return this.#shut();
     if (exchange === undefined || !exchange.headWritten) {
       this.#lose({ kind: "invalid", because });
       this.#answerRefusal(code, because);

@@ -27,6 +27,11 @@ export class RequestHeadReader implements HeadReader<RequestHead> {
   persistent = false;
   /** HTTP/1.0: no chunks, no interim answers. */
   old = false;
+  /**
+   * The first line of all on this connection names no version of HTTP: whoever sent it speaks something else, such as a
+   * broken preface of HTTP/2, and would not understand an answer.
+   */
+  foreign = false;
   readonly kind = "request";
   readonly #fields: FieldReader;
   readonly #scheme: string;
@@ -54,19 +59,25 @@ export class RequestHeadReader implements HeadReader<RequestHead> {
   read(text: string): boolean {
     const fields = this.#fields;
     const method = readMethod(text);
-    if (method === "") return fields.fail("its method is none that HTTP knows, in upper case");
+    if (method === "") return this.#notHttp(text, "its method is none that HTTP knows, in upper case");
     const targetAt = method.length + 1;
     let at = targetAt;
     while (targetBytes[text.charCodeAt(at)] === 1) at++;
     if (at === targetAt || text.charCodeAt(at) !== 32) {
-      return fields.fail("its target is empty, or holds a character other than visible ASCII without a fragment");
+      const because = "its target is empty, or holds a character other than visible ASCII without a fragment";
+      return this.#notHttp(text, because);
     }
     if (text.startsWith("HTTP/1.1\r\n", at + 1)) this.old = false;
     else if (text.startsWith("HTTP/1.0\r\n", at + 1)) this.old = true;
-    else return fields.fail("its version is not HTTP/1.1 or HTTP/1.0, after exactly one space");
+    else return this.#notHttp(text, "its version is not HTTP/1.1 or HTTP/1.0, after exactly one space");
     if (!fields.read(text, at + 11)) return false;
     this.#target = text.slice(targetAt, at);
     return this.#place(method) && this.#frame(method);
+  }
+
+  #notHttp(text: string, because: string): boolean {
+    this.foreign = this.head.method === "" && !/^[^\r\n]* HTTP\/[^\r\n]*\r\n/.test(text);
+    return this.#fields.fail(because);
   }
 
   /** Where the request goes: the target, and Host, which must not contradict it (RFC 9112, 3.2 and 3.3). */
