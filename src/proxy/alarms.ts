@@ -16,23 +16,32 @@ class Bell extends Alarm {
   }
 }
 
-const tickMs = 8;
-const slotCount = 2_048;
+interface Wheel {
+  readonly tickMs: number;
+  readonly slotsMax: number;
+}
+
+/** For the deadlines of requests. */
+const fineWheel: Wheel = { tickMs: 8, slotsMax: 2_048 };
+/** For limits of minutes and hours: it hardly turns, and hardly takes memory. */
+export const coarseWheel: Wheel = { tickMs: 1_000, slotsMax: 64 };
 
 /**
  * Deadlines of all requests on one coarse timer (a hashed wheel): every request sets one and nearly all cancel it again,
- * so both cost a few assignments. An alarm rings at most one tick of 8 ms late, never early.
+ * so both cost a few assignments. An alarm rings at most one tick late, never early.
  */
 export class Alarms {
   readonly #clock: Clock;
+  readonly #tickMs: number;
   readonly #slots: Bell[];
   #count = 0;
   #tick = 0;
   #cancel: (() => void) | undefined;
 
-  constructor(clock: Clock) {
+  constructor(clock: Clock, { tickMs, slotsMax }: Wheel = fineWheel) {
     this.#clock = clock;
-    this.#slots = Array.from({ length: slotCount }, () => {
+    this.#tickMs = tickMs;
+    this.#slots = Array.from({ length: slotsMax }, () => {
       const bell = new Bell();
       bell.alarmBefore = bell;
       bell.alarmAfter = bell;
@@ -49,11 +58,11 @@ export class Alarms {
     this.cancel(alarm);
     if (this.#cancel === undefined) {
       // The wheel stood still: nothing is in it, so it may start at now.
-      this.#tick = Math.floor(this.#clock.monotonicMs() / tickMs);
+      this.#tick = Math.floor(this.#clock.monotonicMs() / this.#tickMs);
       this.#plan();
     }
     alarm.alarmAtMs = atMs;
-    const bell = this.#slots[Math.max(this.#tick + 1, Math.ceil(atMs / tickMs)) % slotCount] as Bell;
+    const bell = this.#slots[Math.max(this.#tick + 1, Math.ceil(atMs / this.#tickMs)) % this.#slots.length] as Bell;
     const last = bell.alarmBefore as Alarm;
     alarm.alarmBefore = last;
     alarm.alarmAfter = bell;
@@ -75,16 +84,16 @@ export class Alarms {
   }
 
   #plan(): void {
-    this.#cancel = this.#clock.after(tickMs, () => this.#turn());
+    this.#cancel = this.#clock.after(this.#tickMs, () => this.#turn());
   }
 
   #turn(): void {
     const nowMs = this.#clock.monotonicMs();
-    const now = Math.floor(nowMs / tickMs);
+    const now = Math.floor(nowMs / this.#tickMs);
     // After a long pause every slot is looked at once, not once per missed turn.
-    const from = Math.max(this.#tick + 1, now - slotCount + 1);
+    const from = Math.max(this.#tick + 1, now - this.#slots.length + 1);
     this.#tick = now;
-    for (let tick = from; tick <= now; tick++) this.#ringSlot(this.#slots[tick % slotCount] as Bell, nowMs);
+    for (let tick = from; tick <= now; tick++) this.#ringSlot(this.#slots[tick % this.#slots.length] as Bell, nowMs);
     if (this.#count > 0) this.#plan();
     else this.#cancel = undefined;
   }

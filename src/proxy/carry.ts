@@ -1,7 +1,7 @@
 import type { Clock } from "../base/clock.ts";
 import { refuse, type FailureCode, type Refusal } from "../base/errors.ts";
 import type { OptionValues } from "../base/options.ts";
-import type { Fields, RequestHead, ResponseHead } from "../http/message.ts";
+import { asksForTunnel, opensTunnel, type Fields, type RequestHead, type ResponseHead } from "../http/message.ts";
 import type { AccessLog } from "../telemetry/access-log.ts";
 import type { Logger } from "../telemetry/logger.ts";
 import type { Gauge } from "../telemetry/metrics.ts";
@@ -17,8 +17,9 @@ import { Alarm, type Alarms } from "./alarms.ts";
 import { sendAnswer, statusOf } from "./answer.ts";
 import type { Audits } from "./audits.ts";
 import { takeResponse, takeTrailers, type Labels, type RequestNotes } from "./headers.ts";
-import type { Meters, RequestMeter, Side } from "./meters.ts";
+import type { Meters, RequestMeter, Side, TunnelMeter } from "./meters.ts";
 import type { proxyOptions } from "./options.ts";
+import { tunnelIdle, tunnelTooOld, upstreamInvalid } from "./refusals.ts";
 
 /** What every request of one side shares. */
 export interface CarryContext {
@@ -27,10 +28,14 @@ export interface CarryContext {
   readonly log: Logger;
   readonly options: OptionValues<typeof proxyOptions>;
   readonly alarms: Alarms;
+  /** Coarse: the limits of open tunnels are minutes and hours. */
+  readonly tunnelAlarms: Alarms;
   readonly meters: Meters;
   readonly labels: Labels;
   readonly access: AccessLog | undefined;
   readonly openRequests: Gauge;
+  /** A tunnel counts there from its answer on, and no more among the requests. */
+  readonly openTunnels: Gauge;
   readonly audits: Audits;
   /** Counts what led to no service. */
   readonly noService: RequestMeter;
@@ -95,12 +100,18 @@ const nothingHeld: Buffer[] = [];
  * One request on its way through the sidecar and its answer on the way back: bodies stream with backpressure both ways, the
  * request's body is held while it might have to be sent again, one alarm watches the deadline, and it ends exactly once.
  * What an attempt is and what may be tried again is for each side to say.
+ *
+ * A tunnel (CONNECT, upgrade) is carried by the same code: what its client sends before the answer is held within the window
+ * and goes to nobody (CVE-2025-64763), from the answer on there is no deadline, but an idle limit and, where wanted, one for
+ * its whole life, and it is complete when both directions have ended.
  */
 export abstract class Carry extends Alarm implements BodyEvents {
   readonly exchange: ServerExchange;
   readonly startedMs: number;
   readonly notes: RequestNotes;
   readonly requestId: string;
+  /** A tunnel was asked for. */
+  readonly tunnels: boolean;
   protected readonly shared: CarryContext;
   protected meter: RequestMeter;
   protected attempt: Attempt | undefined = undefined;
@@ -116,6 +127,15 @@ export abstract class Carry extends Alarm implements BodyEvents {
   #heldBytes = 0;
   #whole = true;
   #requestEnded: boolean;
+  #answerEnded = false;
+  /** Undefined until the tunnel is open; then what it is counted by. */
+  #tunnel: TunnelMeter | undefined = undefined;
+  /** What came before the tunnel was open has been sent on; from now on everything is, at once. */
+  #flowing = false;
+  /** At the last look of the idle limit: what had gone through, and since when no more did. */
+  #bytesSeen = 0;
+  #quietSinceMs = 0;
+  #openedMs = 0;
   #requestTrailers: Fields | undefined = undefined;
   /** Received of the request, and not yet taken off its sender's window. */
   #owedToSender = 0;
@@ -132,6 +152,7 @@ export abstract class Carry extends Alarm implements BodyEvents {
     this.notes = notes;
     this.requestId = notes.requestId ?? shared.labels.requestId();
     this.meter = shared.noService;
+    this.tunnels = asksForTunnel(exchange.head);
     this.#requestEnded = exchange.bodyless;
     shared.openRequests.add(1);
     exchange.listen(this);
@@ -162,8 +183,9 @@ export abstract class Carry extends Alarm implements BodyEvents {
     return this.#whole;
   }
 
-  protected get requestEnded(): boolean {
-    return this.#requestEnded;
+  /** Whether all that the request waits for is its answer: the own deadline counts from here. */
+  protected get answerIsDue(): boolean {
+    return this.#requestEnded || this.tunnels;
   }
 
   // The request's side.
@@ -174,8 +196,9 @@ export abstract class Carry extends Alarm implements BodyEvents {
       this.exchange.consume(chunk.length); // Nobody wants it, but its sender must not hang.
       return;
     }
-    this.#hold(chunk);
-    const upstream = this.#phase >= sent ? this.attempt?.exchange : undefined;
+    if (this.#flowing) this.#tunnel?.bytesIn.add(chunk.length);
+    else if (this.#whole) this.#hold(chunk);
+    const upstream = this.tunnels ? this.#farEnd() : this.#phase >= sent ? this.attempt?.exchange : undefined;
     // Without somebody to give it to it is not consumed, so the sender's window bounds what is held.
     if (upstream === undefined || !upstream.write(chunk) || this.#owedToSender > 0) this.#owedToSender += chunk.length;
     else this.exchange.consume(chunk.length);
@@ -184,6 +207,7 @@ export abstract class Carry extends Alarm implements BodyEvents {
   end(trailers: Fields | undefined): void {
     if (this.#phase === finished) return;
     this.#requestEnded = true;
+    if (this.tunnels) return this.#endTunnelledRequest();
     this.#requestTrailers = takeTrailers(trailers);
     if (this.#phase >= sent) this.attempt?.exchange?.end(this.#requestTrailers);
     if (this.#phase < answered) this.requestComplete();
@@ -213,24 +237,32 @@ export abstract class Carry extends Alarm implements BodyEvents {
   }
 
   onHead(attempt: Attempt, head: ResponseHead, end: boolean): void {
+    if (this.#opensWrongly(head.status)) {
+      this.refuse(upstreamInvalid(this.service));
+      return;
+    }
     if (this.judged(attempt, head)) return;
     this.#phase = answered;
     this.#status = head.status;
     this.shared.alarms.cancel(this);
     const fields = takeResponse(head, this.shared.keepCode);
+    this.#answerEnded = end;
     this.exchange.respond({ status: head.status, fields, bodyLength: head.bodyLength }, end);
-    if (end) this.#complete(attempt);
+    if (this.tunnels && opensTunnel(this.exchange.head, head.status)) this.#openTunnel(attempt);
+    else if (end) this.#complete(attempt);
   }
 
   onData(attempt: Attempt, chunk: Buffer): void {
     this.#bytesOut += chunk.length;
+    this.#tunnel?.bytesOut.add(chunk.length);
     if (this.exchange.write(chunk) && this.#owedToUpstream === 0) attempt.exchange?.consume(chunk.length);
     else this.#owedToUpstream += chunk.length;
   }
 
   onEnd(attempt: Attempt, trailers: Fields | undefined): void {
-    this.exchange.end(takeTrailers(trailers));
-    this.#complete(attempt);
+    this.#answerEnded = true;
+    this.exchange.end(this.#tunnel === undefined ? takeTrailers(trailers) : undefined);
+    if (this.#tunnel === undefined || this.#requestEnded) this.#complete(attempt);
   }
 
   onAborted(attempt: Attempt, loss: Loss): void {
@@ -269,7 +301,12 @@ export abstract class Carry extends Alarm implements BodyEvents {
   protected sendOn(connection: Pick<ClientConnection, "request">, attempt: Attempt, head: RequestHead): boolean {
     this.#phase = sent;
     this.attempt = attempt;
-    const bodyless = this.#requestEnded && this.#heldBytes === 0 && this.#whole && this.#requestTrailers === undefined;
+    const bodyless =
+      !this.tunnels &&
+      this.#requestEnded &&
+      this.#heldBytes === 0 &&
+      this.#whole &&
+      this.#requestTrailers === undefined;
     const exchange = connection.request(head, bodyless, attempt);
     if (exchange === undefined) {
       this.#phase = waiting;
@@ -278,7 +315,7 @@ export abstract class Carry extends Alarm implements BodyEvents {
     }
     attempt.exchange = exchange;
     this.attempts++;
-    if (!bodyless && !attempt.over && this.attempt === attempt) this.#flush(exchange);
+    if (!bodyless && !this.tunnels && !attempt.over && this.attempt === attempt) this.#flush(exchange);
     return true;
   }
 
@@ -308,8 +345,75 @@ export abstract class Carry extends Alarm implements BodyEvents {
     this.shared.audits.matched(policies, { requestId, principal, service });
   }
 
-  /** The deadline. */
+  // Tunnels.
+
+  /** In HTTP/2 every 2xx opens the tunnel that was asked for by an upgrade, so none may pass as an ordinary answer. */
+  #opensWrongly(status: number): boolean {
+    const { upgrade } = this.exchange.head;
+    return upgrade === undefined ? status === 101 : status >= 200 && status < 300;
+  }
+
+  /** Where the client's bytes go; undefined until all that came before has gone there. */
+  #farEnd(): ClientExchange | undefined {
+    return this.#flowing ? this.attempt?.exchange : undefined;
+  }
+
+  #openTunnel(attempt: Attempt): void {
+    const { shared } = this;
+    const nowMs = shared.clock.monotonicMs();
+    this.#tunnel = shared.meters.tunnels(shared.side, this.service);
+    this.#openedMs = nowMs;
+    this.#quietSinceMs = nowMs;
+    shared.openRequests.add(-1);
+    shared.openTunnels.add(1);
+    this.#tunnel.opened.add();
+    this.meter.latency.observe((nowMs - this.startedMs) / 1_000);
+    this.#watchTunnel(nowMs);
+    const exchange = attempt.exchange as ClientExchange;
+    let room = true;
+    // Whoever takes a chunk may make more of them come: they queue up behind.
+    for (let chunk = this.#held.shift(); chunk !== undefined; chunk = this.#held.shift()) {
+      this.#tunnel.bytesIn.add(chunk.length);
+      room = exchange.write(chunk);
+    }
+    this.#letGo();
+    this.#flowing = true;
+    if (attempt.over) return;
+    if (room) this.onUpstreamDrained();
+    if (this.#requestEnded) this.#endTunnelledRequest();
+  }
+
+  #endTunnelledRequest(): void {
+    const { attempt } = this;
+    if (!this.#flowing || attempt === undefined) return;
+    attempt.exchange?.end();
+    if (this.#answerEnded) this.#complete(attempt);
+  }
+
+  /** Sets the alarm for the next look at the limits: four times within the idle limit, and at the end of the tunnel's life. */
+  #watchTunnel(nowMs: number): void {
+    const { tunnelIdleMs, tunnelLifeMs } = this.shared.options;
+    const lookMs = tunnelIdleMs === 0 ? Infinity : nowMs + tunnelIdleMs / 4;
+    const atMs = Math.min(lookMs, tunnelLifeMs === 0 ? Infinity : this.#openedMs + tunnelLifeMs);
+    if (atMs !== Infinity) this.shared.tunnelAlarms.set(this, atMs);
+  }
+
+  #lookAtTunnel(): void {
+    const nowMs = this.shared.clock.monotonicMs();
+    const { tunnelIdleMs, tunnelLifeMs } = this.shared.options;
+    const bytes = this.#bytesIn + this.#bytesOut;
+    if (bytes !== this.#bytesSeen) {
+      this.#bytesSeen = bytes;
+      this.#quietSinceMs = nowMs;
+    }
+    if (tunnelIdleMs > 0 && nowMs - this.#quietSinceMs >= tunnelIdleMs) this.refuse(tunnelIdle(tunnelIdleMs));
+    else if (tunnelLifeMs > 0 && nowMs - this.#openedMs >= tunnelLifeMs) this.refuse(tunnelTooOld(tunnelLifeMs));
+    else this.#watchTunnel(nowMs);
+  }
+
+  /** The deadline, or the time to look at a tunnel. */
   override ring(): void {
+    if (this.#tunnel !== undefined) return this.#lookAtTunnel();
     this.refuse(
       refuse(
         "DEADLINE_EXCEEDED",
@@ -320,10 +424,9 @@ export abstract class Carry extends Alarm implements BodyEvents {
   }
 
   #hold(chunk: Buffer): void {
-    if (!this.#whole) return;
     this.#heldBytes += chunk.length;
     // What nobody was given yet must be kept in any case; it is dropped once it has been sent.
-    if (this.#heldBytes > this.shared.options.replayMaxBytes && this.#phase >= sent) this.#letGo();
+    if (!this.tunnels && this.#heldBytes > this.shared.options.replayMaxBytes && this.#phase >= sent) this.#letGo();
     else if (this.#held === nothingHeld) this.#held = [chunk];
     else this.#held.push(chunk);
   }
@@ -363,10 +466,15 @@ export abstract class Carry extends Alarm implements BodyEvents {
   #finish(code: FailureCode | undefined): void {
     this.#phase = finished;
     const { shared } = this;
-    shared.alarms.cancel(this);
-    shared.openRequests.add(-1);
     const durationMs = shared.clock.monotonicMs() - this.startedMs;
-    this.meter.latency.observe(durationMs / 1_000);
+    if (this.#tunnel === undefined) {
+      shared.alarms.cancel(this);
+      shared.openRequests.add(-1);
+      this.meter.latency.observe(durationMs / 1_000);
+    } else {
+      shared.tunnelAlarms.cancel(this);
+      shared.openTunnels.add(-1);
+    }
     if (shared.access?.enabled === true) this.#record(code, durationMs);
     // A body that nobody takes any more must not keep its sender waiting.
     if (this.#owedToSender > 0) this.onUpstreamDrained();

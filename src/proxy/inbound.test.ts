@@ -19,7 +19,7 @@ import { resilienceOptions } from "../resilience/options.ts";
 import { RetryBudget } from "../resilience/retry.ts";
 import { silent } from "../telemetry/logger.ts";
 import { Metrics } from "../telemetry/metrics.ts";
-import { Alarms } from "./alarms.ts";
+import { Alarms, coarseWheel } from "./alarms.ts";
 import { Audits } from "./audits.ts";
 import { Labels } from "./headers.ts";
 import { inboundHandler, type InboundContext } from "./inbound.ts";
@@ -65,10 +65,12 @@ function inboundBench(
     log: silent,
     options,
     alarms: new Alarms(clock),
+    tunnelAlarms: new Alarms(clock, coarseWheel),
     meters,
     labels: new Labels(new SeededRandom(1)),
     access: undefined,
     openRequests: meters.openRequests.with("inbound"),
+    openTunnels: meters.openTunnels.with("inbound"),
     audits: new Audits({ clock, log: { ...silent, info: (message) => lines.push(message) }, meters, side: "inbound" }),
     noService: meters.requests("inbound", "orders.default"),
     keepCode: false,

@@ -20,6 +20,7 @@ import {
   notTaken,
   noTunnel,
   tooMany,
+  tooManyTunnels,
   unforeseen,
   unknownService,
   upstreamInvalid,
@@ -93,6 +94,7 @@ class InboundCall extends Carry implements Call {
     const context = this.#context;
     const { head } = this.exchange;
     if (this.principal === undefined) return this.refuse(noPeer);
+    if (this.tunnels && context.openTunnels.value >= context.options.tunnelsMax) return this.refuse(tooManyTunnels);
     if (head.method === "CONNECT") return this.refuse(noTunnel);
     const target = normalizePath(head.path);
     if (isRefusal(target)) return this.refuse(target);
@@ -194,8 +196,9 @@ class InboundCall extends Carry implements Call {
     const peer = this.principal as SpiffeId;
     fields.push("via", viaInbound, "x-forwarded-client-cert", `By=${this.#context.ownId()};URI=${peer.text}`);
     addLabels(fields, this, this.#context.labels);
-    const { method, bodyLength } = this.exchange.head;
-    this.#head = { method, scheme: "http", authority: this.#authority, path: this.#target, fields, bodyLength };
+    const { method, bodyLength, upgrade } = this.exchange.head;
+    const head = { method, scheme: "http", authority: this.#authority, path: this.#target, fields, bodyLength };
+    this.#head = upgrade === undefined ? head : { ...head, upgrade };
   }
 
   #keepsToken(snapshot: Snapshot): boolean {
@@ -251,7 +254,7 @@ class InboundCall extends Carry implements Call {
     const { requestTimeoutMs } = this.#context.options;
     const { timeoutMs } = this.notes;
     const callersMs = timeoutMs === undefined ? Infinity : this.startedMs + Math.min(timeoutMs, requestTimeoutMs);
-    const deadlineMs = Math.min(callersMs, this.requestEnded ? nowMs + requestTimeoutMs : Infinity);
+    const deadlineMs = Math.min(callersMs, this.answerIsDue ? nowMs + requestTimeoutMs : Infinity);
     if (deadlineMs !== Infinity) this.#context.alarms.set(this, deadlineMs);
   }
 

@@ -46,6 +46,14 @@ export class RequestMeter {
   }
 }
 
+/** What is counted of the tunnels of one side and service, while they are open. */
+export interface TunnelMeter {
+  readonly opened: Counter;
+  /** From whoever asked for the tunnel, and to it. */
+  readonly bytesIn: Counter;
+  readonly bytesOut: Counter;
+}
+
 const serialsMax = 32;
 const stateNumbers: Readonly<Record<BreakerState, number>> = { closed: 0, probing: 1, open: 2 };
 
@@ -54,6 +62,10 @@ export class Meters {
   readonly #requests: Handles<Counter>;
   readonly #latency: Handles<Histogram>;
   readonly #meters = { inbound: new Map<string, RequestMeter>(), outbound: new Map<string, RequestMeter>() };
+  readonly #tunnels = { inbound: new Map<string, TunnelMeter>(), outbound: new Map<string, TunnelMeter>() };
+  readonly #tunnelsOpened: Handles<Counter>;
+  readonly #tunnelBytes: Handles<Counter>;
+  readonly openTunnels: Handles<Gauge>;
   readonly #serials: string[] = [];
   readonly #opened: Handles<Counter>;
   readonly #drained: Handles<Counter>;
@@ -84,6 +96,20 @@ export class Meters {
       help: "From the head of a request to the end of its answer.",
       labels: ["side", "service"],
     });
+    this.#tunnelsOpened = counter(
+      "hauberk_tunnels_opened_total",
+      "Tunnels that were opened: TCP connections and upgraded ones, by side and called service.",
+      "side",
+      "service",
+    );
+    this.#tunnelBytes = counter(
+      "hauberk_tunnel_bytes_total",
+      "Bytes carried by tunnels; in is from whoever asked for the tunnel, out is to it.",
+      "side",
+      "service",
+      "direction",
+    );
+    this.openTunnels = gauge("hauberk_tunnels_open", "Open tunnels.", "side");
     this.#opened = counter(
       "hauberk_connections_opened_total",
       "Mutual TLS connections opened, by side and the serial of the own certificate that they were made with.",
@@ -148,7 +174,21 @@ export class Meters {
     return meter;
   }
 
+  tunnels(side: Side, service: string): TunnelMeter {
+    let meter = this.#tunnels[side].get(service);
+    if (meter === undefined) {
+      meter = {
+        opened: this.#tunnelsOpened.with(side, service),
+        bytesIn: this.#tunnelBytes.with(side, service, "in"),
+        bytesOut: this.#tunnelBytes.with(side, service, "out"),
+      };
+      this.#tunnels[side].set(service, meter);
+    }
+    return meter;
+  }
+
   forgetService(service: string): void {
+    this.#tunnels.outbound.delete(service);
     this.#meters.outbound.delete(service);
     this.budgetLeft.forget(service);
   }

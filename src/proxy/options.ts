@@ -9,6 +9,27 @@ export const proxyOptions = {
     max: 3_600_000,
     why: "From the end of the request to the head of its response; bodies may stream for as long as they like.",
   },
+  tunnelIdleMs: {
+    env: "HAUBERK_TUNNEL_IDLE_MS",
+    default: 3_600_000,
+    min: 0,
+    max: 604_800_000,
+    why: "A TCP connection or WebSocket through which nothing went for this long is ended (up to half as long again); 0 for never.",
+  },
+  tunnelLifeMs: {
+    env: "HAUBERK_TUNNEL_LIFE_MS",
+    default: 0,
+    min: 0,
+    max: 2_592_000_000,
+    why: "The longest life of a TCP connection or WebSocket, however busy; 0 for no limit, because databases keep theirs.",
+  },
+  tunnelsMax: {
+    env: "HAUBERK_TUNNELS_MAX",
+    default: 10_000,
+    min: 1,
+    max: 1_000_000,
+    why: "Open TCP connections and WebSockets of each side; they wait more than they work, so they do not count as requests.",
+  },
   connectMs: {
     env: "HAUBERK_CONNECT_MS",
     default: 1_000,

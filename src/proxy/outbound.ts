@@ -29,6 +29,7 @@ import {
   noTunnel,
   secretWrong,
   tooMany,
+  tooManyTunnels,
   unforeseen,
   unknownService,
   upstreamInvalid,
@@ -132,6 +133,7 @@ class OutboundCall extends Carry implements Call, Waiter {
       return this.refuse(secretWrong);
     }
     if (context.openRequests.value > context.options.outboundRequestsMax) return this.refuse(tooMany);
+    if (this.tunnels && context.openTunnels.value >= context.options.tunnelsMax) return this.refuse(tooManyTunnels);
     if (head.method === "CONNECT") return this.refuse(noTunnel);
     const target = normalizePath(head.path);
     if (isRefusal(target)) return this.refuse(target);
@@ -290,7 +292,7 @@ class OutboundCall extends Carry implements Call, Waiter {
     const leftMs = Math.max(1, Math.ceil(this.#deadlineMs - nowMs));
     let head = this.#head;
     if (head === undefined) {
-      const { method, bodyLength } = this.exchange.head;
+      const { method, bodyLength, upgrade } = this.exchange.head;
       const route = this.#route as Route;
       addLabels(this.fields, this, this.#context.labels);
       head = {
@@ -300,6 +302,7 @@ class OutboundCall extends Carry implements Call, Waiter {
         path: this.#target,
         fields: this.fields,
         bodyLength,
+        ...(upgrade === undefined ? {} : { upgrade }),
       };
       this.#head = head;
     }
@@ -427,12 +430,12 @@ class OutboundCall extends Carry implements Call, Waiter {
     const { requestTimeoutMs } = this.#context.options;
     const { timeoutMs } = this.notes;
     const callersMs = timeoutMs === undefined ? Infinity : this.startedMs + Math.min(timeoutMs, requestTimeoutMs);
-    this.#deadlineMs = Math.min(callersMs, this.requestEnded ? nowMs + requestTimeoutMs : Infinity);
+    this.#deadlineMs = Math.min(callersMs, this.answerIsDue ? nowMs + requestTimeoutMs : Infinity);
     if (this.#deadlineMs !== Infinity) this.#context.alarms.set(this, this.#deadlineMs);
   }
 
   override ring(): void {
-    this.#late = true;
+    this.#late = !this.headWritten;
     super.ring();
   }
 

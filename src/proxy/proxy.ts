@@ -20,7 +20,7 @@ import type { http2Options } from "../transport/http2-options.ts";
 import type { http1Options, tlsOptions } from "../transport/options.ts";
 import { listenMutualTls, type ConnectionLife, type Listener } from "../transport/tls-listener.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
-import { Alarms } from "./alarms.ts";
+import { Alarms, coarseWheel } from "./alarms.ts";
 import { Audits } from "./audits.ts";
 import { mutualTlsDial } from "./dial.ts";
 import { Discovery, type Ask } from "./discovery.ts";
@@ -85,6 +85,7 @@ export class Proxy {
   readonly #context: ProxyContext;
   readonly #meters: Meters;
   readonly #alarms: Alarms;
+  readonly #tunnelAlarms: Alarms;
   readonly #upstreams: Upstreams;
   readonly #verifier: TokenVerifier;
   readonly #outbound: OutboundContext;
@@ -103,6 +104,7 @@ export class Proxy {
     const { clock, log, random, options, metrics, identity, snapshot } = context;
     this.#meters = new Meters(metrics);
     this.#alarms = new Alarms(clock);
+    this.#tunnelAlarms = new Alarms(clock, coarseWheel);
     this.#verifier = new TokenVerifier({
       clock,
       log,
@@ -216,10 +218,12 @@ export class Proxy {
       log,
       options: options.proxy,
       alarms: this.#alarms,
+      tunnelAlarms: this.#tunnelAlarms,
       meters: this.#meters,
       labels: new Labels(random),
       access,
       openRequests: this.#meters.openRequests.with("outbound"),
+      openTunnels: this.#meters.openTunnels.with("outbound"),
       audits: new Audits({ clock, log, meters: this.#meters, side: "outbound" }),
       noService: this.#meters.requests("outbound", ""),
       keepCode: true,
@@ -242,10 +246,12 @@ export class Proxy {
       log,
       options: options.proxy,
       alarms: this.#alarms,
+      tunnelAlarms: this.#tunnelAlarms,
       meters: this.#meters,
       labels: new Labels(random),
       access,
       openRequests: this.#meters.openRequests.with("inbound"),
+      openTunnels: this.#meters.openTunnels.with("inbound"),
       audits: new Audits({ clock, log, meters: this.#meters, side: "inbound" }),
       noService: this.#meters.requests("inbound", serviceKey(service)),
       keepCode: false,
@@ -260,9 +266,9 @@ export class Proxy {
     };
   }
 
-  /** One pool of connections for each HTTP port that was declared; no other port is ever dialled. */
+  /** One pool of connections for each port that was declared; no other port is ever dialled. */
   #declare(): readonly DeclaredPort[] {
-    const { clock, options, routee } = this.#context;
+    const { clock, options, random, routee } = this.#context;
     return routee.ports
       .filter(({ protocol }) => protocol === "http")
       .map((port) => {
@@ -270,6 +276,7 @@ export class Proxy {
         const sender = new Http1Pool({
           target,
           clock,
+          random,
           options: options.http1,
           onFault: (thrown) => this.#fault(thrown),
         });

@@ -74,6 +74,29 @@ export function upstreamInvalid(service: string): Refusal {
   );
 }
 
+/** Nothing was wrong but time. */
+export function tunnelIdle(limitMs: number): Refusal {
+  return refuse(
+    "DEADLINE_EXCEEDED",
+    `Cannot keep the tunnel open: nothing went through it for ${limitMs} ms`,
+    "Let the protocol send keep-alives, or raise tunnelIdleMs (0 for no limit) in both sidecars",
+  );
+}
+
+export function tunnelTooOld(limitMs: number): Refusal {
+  return refuse(
+    "DEADLINE_EXCEEDED",
+    `Cannot keep the tunnel open: it is open for ${limitMs} ms, the longest time allowed`,
+    "Connect again, or raise tunnelLifeMs (0 for no limit)",
+  );
+}
+
+export const tooManyTunnels: Refusal = refuse(
+  "LIMIT_CONNECTIONS",
+  "Cannot open a tunnel: too many are open",
+  "Keep fewer connections open, or raise tunnelsMax",
+);
+
 export const unforeseen: Refusal = refuse(
   "BUG",
   "Cannot answer the request: something unforeseen happened",

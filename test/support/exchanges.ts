@@ -1,4 +1,4 @@
-import type { Fields, RequestHead, ResponseHead } from "../../src/http/message.ts";
+import { asksForTunnel, type Fields, type RequestHead, type ResponseHead } from "../../src/http/message.ts";
 import type {
   BodyEvents,
   ClientConnection,
@@ -19,6 +19,7 @@ export interface Asked {
   scheme?: string;
   fields?: Fields;
   bodyLength?: number;
+  upgrade?: string;
   /** No body unless said: then `send` and `finish` write it. */
   body?: boolean;
   protocol?: "http/1.1" | "h2";
@@ -52,6 +53,7 @@ export class FakeServerExchange implements ServerExchange {
       path: asked.path ?? "/",
       fields: asked.fields ?? [],
       bodyLength: asked.bodyLength ?? (asked.body === true ? -1 : 0),
+      ...(asked.upgrade === undefined ? {} : { upgrade: asked.upgrade }),
     };
     this.connection = {
       protocol: asked.protocol ?? "http/1.1",
@@ -151,6 +153,8 @@ export class FakeClientExchange implements ClientExchange {
   trailers: Fields | undefined;
   aborted: Loss | undefined;
   over = false;
+  /** Our direction of a tunnel is over, the other is not. */
+  answerEnded = false;
   consumed = 0;
   roomBytes = Infinity;
 
@@ -174,6 +178,7 @@ export class FakeClientExchange implements ClientExchange {
     if (this.ended) throw new Error("a second end");
     this.ended = true;
     this.trailers = trailers;
+    if (this.answerEnded) this.#finish();
   }
 
   consume(bytes: number): void {
@@ -207,7 +212,8 @@ export class FakeClientExchange implements ClientExchange {
 
   finish(trailers?: Fields): void {
     if (this.over || this.aborted !== undefined) return;
-    this.#finish();
+    this.answerEnded = true;
+    if (this.ended || !asksForTunnel(this.head)) this.#finish();
     this.events.end(trailers);
   }
 

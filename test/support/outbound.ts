@@ -4,7 +4,7 @@ import { Published } from "../../src/base/published.ts";
 import type { Refusal } from "../../src/base/errors.ts";
 import type { AuthorizationPolicy, JwtProvider, Rule } from "../../src/base/resource.ts";
 import type { Endpoint, ServiceView, StateEntry } from "../../src/contract/watch.ts";
-import { Alarms } from "../../src/proxy/alarms.ts";
+import { Alarms, coarseWheel } from "../../src/proxy/alarms.ts";
 import { Audits } from "../../src/proxy/audits.ts";
 import { Discovery } from "../../src/proxy/discovery.ts";
 import { Labels } from "../../src/proxy/headers.ts";
@@ -165,10 +165,12 @@ export function outboundBench(
     log: silent,
     options,
     alarms: new Alarms(clock),
+    tunnelAlarms: new Alarms(clock, coarseWheel),
     meters,
     labels: new Labels(random),
     access: new AccessLog({ enabled: true, clock, sink: (text) => lines.push(text) }),
     openRequests: meters.openRequests.with("outbound"),
+    openTunnels: meters.openTunnels.with("outbound"),
     audits: new Audits({ clock, log: silent, meters, side: "outbound" }),
     noService: meters.requests("outbound", ""),
     keepCode: true,
