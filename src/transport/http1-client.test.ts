@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
 import { ManualClock } from "../../test/support/manual-clock.ts";
+import { SeededRandom } from "../../test/support/seeded-random.ts";
 import { defaultsOf } from "../base/options.ts";
 import type { Fields, RequestHead, ResponseHead } from "../http/message.ts";
 import type { ClientConnection, ClientExchange, Loss, ResponseEvents } from "./exchange.ts";
@@ -101,6 +102,7 @@ async function connected(port: number): Promise<{ client: ClientConnection; sock
   const closed: string[] = [];
   const client = connectHttp1(socket, {
     clock: new ManualClock(),
+    random: new SeededRandom(1),
     options,
     onClosed: (because) => closed.push(because),
   });
@@ -297,7 +299,7 @@ test("draining lets the answer end", async () => {
 
 function pooled(target: { host: string; port: number } | { path: string }, wish: Partial<typeof options> = {}) {
   const clock = new ManualClock();
-  const pool = new Http1Pool({ target, clock, options: { ...options, ...wish } });
+  const pool = new Http1Pool({ target, clock, random: new SeededRandom(1), options: { ...options, ...wish } });
   closers.push(() => pool.close(0));
   return { pool, clock };
 }

@@ -1,18 +1,23 @@
 import type { Socket } from "node:net";
 import type { Clock } from "../base/clock.ts";
+import type { Random } from "../base/random.ts";
 import { messageOf, type FailureCode } from "../base/errors.ts";
 import type { OptionValues } from "../base/options.ts";
 import { MessageParser, type MessageEvents } from "../http/http1/message-parser.ts";
 import { ResponseHeadReader } from "../http/http1/response-head.ts";
-import { lastChunkText, requestHeadText } from "../http/http1/write.ts";
+import { keyBytes, webSocketAccept } from "../http/http1/websocket.ts";
+import { lastChunkText, requestHeadText, upgradeHeadText } from "../http/http1/write.ts";
 import type { Fields, RequestHead, ResponseHead } from "../http/message.ts";
 import type { ClientConnection, ClientExchange, Loss, ResponseEvents } from "./exchange.ts";
 import type { LentReads } from "./lent-reads.ts";
+import { Http1Tunnel } from "./http1-tunnel.ts";
 import { Http1Writer } from "./http1-writer.ts";
 import type { http1Options } from "./options.ts";
 
 export interface Http1ClientContext {
   readonly clock: Clock;
+  /** For the keys of WebSocket handshakes. */
+  readonly random: Random;
   readonly options: OptionValues<typeof http1Options>;
   /** The connection can take a request again. Called before the `end` of the exchange that used it. */
   readonly onIdle?: () => void;
@@ -46,6 +51,8 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
   readonly #parser: MessageParser<ResponseHead>;
   #current: Http1ClientExchange | undefined;
   #open = true;
+  /** Both directions of a tunnel have ended; the last bytes are still on their way out. */
+  #lingering = false;
   #paused = false;
   #reading = false;
   #unconsumed = 0;
@@ -89,7 +96,7 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
 
   request(head: RequestHead, end: boolean, events: ResponseEvents): ClientExchange | undefined {
     if (!this.open || this.#current !== undefined) return undefined;
-    const text = requestHeadText(head, end);
+    const text = head.upgrade === undefined ? this.#plainText(head, end) : this.#upgradeText(head);
     const exchange = new Http1ClientExchange(this, head, end, events);
     if (text === undefined) {
       exchange.detach();
@@ -107,10 +114,21 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
     return exchange;
   }
 
+  #plainText(head: RequestHead, end: boolean): string | undefined {
+    this.#reader.accept = undefined;
+    return requestHeadText(head, end);
+  }
+
+  #upgradeText(head: RequestHead): string | undefined {
+    const key = this.#context.random.bytes(keyBytes).toString("base64");
+    this.#reader.accept = webSocketAccept(key);
+    return upgradeHeadText(head, key);
+  }
+
   drain(withinMs: number): void {
-    if (!this.#open) return;
+    if (this.#cancelDrain !== undefined) return;
     this.#open = false;
-    if (this.#current === undefined) this.destroy("drained");
+    if (this.#current === undefined && !this.#lingering) this.destroy("drained");
     else this.#cancelDrain = this.#context.clock.after(withinMs, () => this.destroy("draining took too long"));
   }
 
@@ -118,8 +136,10 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
     this.#open = false;
     this.#because = because;
     this.#parser.hold();
+    const tunnel = this.#current?.tunnel;
     this.#lose({ kind: this.#lossKind(), because });
-    this.#socket.destroy();
+    if (tunnel === undefined) this.#socket.destroy();
+    else resetSocket(this.#socket);
   }
 
   // What the socket says
@@ -147,12 +167,14 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
 
   #ended(): void {
     this.#open = false;
+    const tunnel = this.#current?.tunnel;
     try {
-      this.#parser.finish();
+      if (tunnel === undefined) this.#parser.finish();
+      else return tunnel.readEnded();
     } catch (thrown) {
       this.#context.onFault?.(thrown);
     }
-    this.destroy("the other side closed the connection");
+    if (!this.#lingering) this.destroy("the other side closed the connection");
   }
 
   #closed(): void {
@@ -165,6 +187,7 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
 
   #drained(): void {
     const current = this.#current;
+    if (current?.tunnel !== undefined) return current.tunnel.drained();
     if (current === undefined || !current.waiting) return;
     current.waiting = false;
     current.events.drained();
@@ -202,6 +225,7 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
       else current.events.informed(head);
       return;
     }
+    if (head.status === 101) return this.#switched(current, head);
     if (bodyless) this.#finish(current);
     current.events.head(head, bodyless);
     if (bodyless) this.#endUnlessReusable();
@@ -210,8 +234,36 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
   data(chunk: Buffer): void {
     const current = this.#current;
     if (current === undefined) return;
+    const own = this.#context.reads === undefined ? chunk : Buffer.from(chunk);
+    if (current.tunnel !== undefined) return current.tunnel.read(own);
     this.#unconsumed += chunk.length;
-    current.events.data(this.#context.reads === undefined ? chunk : Buffer.from(chunk));
+    current.events.data(own);
+  }
+
+  /** The routee speaks WebSocket: what was held goes out, and the socket is raw from here on. */
+  #switched(current: Http1ClientExchange, head: ResponseHead): void {
+    const tunnel = new Http1Tunnel(this.#socket, current.events, {
+      writer: this.writer,
+      windowBytes: this.#context.options.windowBytes,
+      onOver: () => this.#tunnelOver(current),
+    });
+    const owes = current.switched(tunnel);
+    current.events.head(head, false);
+    if (owes && this.#current === current) current.events.drained();
+  }
+
+  #tunnelOver(exchange: Http1ClientExchange): void {
+    if (this.#current !== exchange) return;
+    this.#current = undefined;
+    exchange.detach();
+    this.#open = false;
+    this.#lingering = true;
+    this.#because = "the tunnel ended";
+    // The last bytes may take their time, but not for ever.
+    const { clock, options } = this.#context;
+    const cancel = clock.after(options.writeStallMs, () => this.#socket.destroy());
+    this.#socket.once("close", cancel);
+    this.#socket.destroySoon();
   }
 
   end(trailers: Fields | undefined): void {
@@ -260,6 +312,7 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
     if (this.#current !== exchange) return;
     this.#current = undefined;
     exchange.detach();
+    if (exchange.tunnel !== undefined) resetSocket(this.#socket);
     this.destroy(because);
   }
 }
@@ -269,22 +322,45 @@ class Http1ClientExchange implements ClientExchange {
   requestEnded: boolean;
   answered = false;
   waiting = false;
+  /** From the answer that opens it. */
+  tunnel: Http1Tunnel | undefined;
   flushesBefore = 0;
   #client: Http1Client | undefined;
   readonly #chunked: boolean;
   #left: number;
+  /** What is written before the answer to a request for a tunnel; undefined for all others, and from then on. */
+  #held: Buffer[] | undefined;
+  #endWanted: boolean;
 
   constructor(client: Http1Client, head: RequestHead, end: boolean, events: ResponseEvents) {
     this.#client = client;
     this.events = events;
-    this.requestEnded = end;
+    if (head.upgrade !== undefined) this.#held = [];
+    this.requestEnded = end && this.#held === undefined;
+    this.#endWanted = end;
     this.#chunked = head.bodyLength < 0;
     this.#left = head.bodyLength;
+  }
+
+  /** Writes what was held; true where somebody waits to hear that there is room again. */
+  switched(tunnel: Http1Tunnel): boolean {
+    const held = this.#held ?? [];
+    this.#held = undefined;
+    this.tunnel = tunnel;
+    let room = true;
+    for (const chunk of held) room = tunnel.write(chunk);
+    if (this.#endWanted) tunnel.end();
+    return held.length > 0 && room && !this.#endWanted;
   }
 
   write(chunk: Buffer): boolean {
     const client = this.#client;
     if (client === undefined || this.requestEnded || chunk.length === 0) return true;
+    if (this.tunnel !== undefined) return this.tunnel.write(chunk);
+    if (this.#held !== undefined) {
+      this.#held.push(chunk); // Not a byte reaches the routee before it has said 101.
+      return false;
+    }
     const writer = client.writer;
     if (this.#chunked) {
       writer.text(`${chunk.length.toString(16)}\r\n`);
@@ -306,6 +382,11 @@ class Http1ClientExchange implements ClientExchange {
   end(trailers?: Fields): void {
     const client = this.#client;
     if (client === undefined || this.requestEnded) return;
+    if (this.tunnel !== undefined) return this.tunnel.end();
+    if (this.#held !== undefined) {
+      this.#endWanted = true;
+      return;
+    }
     if (!this.#chunked && this.#left > 0) return this.#breakOff("the request is shorter than it said");
     this.requestEnded = true;
     if (this.#chunked) client.writer.text(lastChunkText(trailers) ?? "0\r\n\r\n");
@@ -313,7 +394,8 @@ class Http1ClientExchange implements ClientExchange {
   }
 
   consume(bytes: number): void {
-    this.#client?.consumed(this, bytes);
+    if (this.tunnel === undefined) this.#client?.consumed(this, bytes);
+    else if (this.#client !== undefined) this.tunnel.consume(bytes);
   }
 
   abort(loss: Loss): void {
@@ -327,5 +409,14 @@ class Http1ClientExchange implements ClientExchange {
   #breakOff(because: string): void {
     this.#client?.gaveUp(this, because);
     this.events.aborted({ kind: "invalid", because });
+  }
+}
+
+/** Only TCP has a reset: a clean end would say that all bytes of the tunnel came. */
+function resetSocket(socket: Socket): void {
+  try {
+    socket.resetAndDestroy();
+  } catch {
+    socket.destroy();
   }
 }

@@ -1,19 +1,20 @@
-import { connect, type Socket } from "node:net";
+import type { Socket } from "node:net";
 import type { Clock } from "../base/clock.ts";
 import type { OptionValues } from "../base/options.ts";
-import type { Fields, RequestHead } from "../http/message.ts";
-import type { ClientConnection, ClientExchange, Loss, ResponseEvents } from "./exchange.ts";
+import type { Random } from "../base/random.ts";
+import type { RequestHead } from "../http/message.ts";
+import type { ClientConnection, ClientExchange, ResponseEvents } from "./exchange.ts";
 import { connectHttp1 } from "./http1-client.ts";
-import { LentReads } from "./lent-reads.ts";
+import type { LentReads } from "./lent-reads.ts";
 import { Ticker, type Ticking } from "./http1-ticker.ts";
 import type { http1Options } from "./options.ts";
-
-/** Where a routee listens: a port of this machine, or a Unix socket. */
-export type RouteeTarget = { readonly host: string; readonly port: number } | { readonly path: string };
+import { dialRoutee, type RouteeTarget } from "./routee-dial.ts";
+import { WaitingExchange } from "./waiting-exchange.ts";
 
 export interface Http1PoolContext {
   readonly target: RouteeTarget;
   readonly clock: Clock;
+  readonly random: Random;
   readonly options: OptionValues<typeof http1Options>;
   readonly onFault?: (thrown: unknown) => void;
 }
@@ -62,12 +63,12 @@ export class Http1Pool implements Ticking {
       const exchange = this.#requestNow(head, end, events);
       if (exchange !== undefined) return exchange;
     }
-    const waiting = new WaitingExchange(this, { head, bodyless: end, events });
-    if (this.#closed) return refuse(waiting, "the pool is closed");
+    const waiting = new WaitingExchange(this.#waiting, { head, bodyless: end, events });
+    if (this.#closed) return waiting.failSoon("the pool is closed");
     const { routeeConnectionsMax, routeeQueueMax } = this.#context.options;
     const queued = this.#waiting.size - this.#dialling.size;
     if (this.connections >= routeeConnectionsMax && queued >= routeeQueueMax) {
-      return refuse(waiting, "the queue for the routee is full");
+      return waiting.failSoon("the queue for the routee is full");
     }
     this.#waiting.add(waiting);
     if (this.#dialling.size < this.#waiting.size && this.connections < routeeConnectionsMax) this.#dial();
@@ -81,10 +82,6 @@ export class Http1Pool implements Ticking {
     this.#failAll("the pool is closed");
     for (const socket of this.#dialling) socket.destroy();
     for (const member of this.#members) member.connection.drain(withinMs);
-  }
-
-  forget(waiting: WaitingExchange): void {
-    this.#waiting.delete(waiting);
   }
 
   tick(nowMs: number): void {
@@ -103,40 +100,30 @@ export class Http1Pool implements Ticking {
 
   #dial(): void {
     const { target, clock, options } = this.#context;
-    const reads = new LentReads();
-    const { onread } = reads;
-    const socket =
-      "path" in target
-        ? connect({ path: target.path, onread })
-        : connect({ host: target.host, port: target.port, noDelay: true, onread });
+    const socket: Socket = dialRoutee(
+      target,
+      { clock, connectMs: options.routeeConnectMs },
+      {
+        connected: (connected, reads) => {
+          this.#dialling.delete(socket);
+          this.#adopt(connected, reads);
+        },
+        failed: (because) => {
+          this.#dialling.delete(socket);
+          this.#dialFailed(because);
+        },
+      },
+    );
     this.#dialling.add(socket);
-    let because = `the routee did not accept within ${options.routeeConnectMs} ms`;
-    const cancel = clock.after(options.routeeConnectMs, () => socket.destroy());
-    const onError = (error: Error): void => {
-      because = error.message;
-    };
-    const onClose = (): void => {
-      cancel();
-      this.#dialling.delete(socket);
-      this.#dialFailed(because);
-    };
-    socket.once("error", onError);
-    socket.once("close", onClose);
-    socket.once("connect", () => {
-      cancel();
-      socket.off("close", onClose);
-      this.#dialling.delete(socket);
-      this.#adopt(socket, reads);
-      socket.off("error", onError); // The connection has its own by now.
-    });
   }
 
   #adopt(socket: Socket, reads: LentReads): void {
-    const { clock, options, onFault } = this.#context;
+    const { clock, random, options, onFault } = this.#context;
     const member: Member = {
       idleUntilMs: 0,
       connection: connectHttp1(socket, {
         clock,
+        random,
         options,
         reads,
         onIdle: () => this.#free(member),
@@ -188,82 +175,4 @@ export class Http1Pool implements Ticking {
       waiting.fail({ kind: "unprocessed", because });
     }
   }
-}
-
-interface Wish {
-  readonly head: RequestHead;
-  readonly bodyless: boolean;
-  readonly events: ResponseEvents;
-}
-
-/** A request that has no connection yet: it holds what is written meanwhile, and says after the first chunk to wait. */
-class WaitingExchange implements ClientExchange {
-  readonly #pool: Http1Pool;
-  readonly #wish: Wish;
-  #chunks: Buffer[] = [];
-  #ended = false;
-  #trailers: Fields | undefined;
-  #exchange: ClientExchange | undefined;
-  #over = false;
-
-  constructor(pool: Http1Pool, wish: Wish) {
-    this.#pool = pool;
-    this.#wish = wish;
-  }
-
-  /** False: this request wants no connection any more, or this connection takes none. */
-  start(connection: ClientConnection): boolean {
-    if (this.#over) return false;
-    const { head, bodyless, events } = this.#wish;
-    const exchange = connection.request(head, bodyless, events);
-    if (exchange === undefined) {
-      this.fail({ kind: "unprocessed", because: "the connection ended as soon as it was made" });
-      return false;
-    }
-    this.#exchange = exchange;
-    let room = true;
-    const held = this.#chunks.length > 0;
-    for (const chunk of this.#chunks) room = exchange.write(chunk);
-    this.#chunks = [];
-    if (this.#ended) exchange.end(this.#trailers);
-    else if (held && room) events.drained();
-    return true;
-  }
-
-  fail(loss: Loss): void {
-    if (this.#over) return;
-    this.#over = true;
-    this.#chunks = [];
-    this.#wish.events.aborted(loss);
-  }
-
-  write(chunk: Buffer): boolean {
-    if (this.#exchange !== undefined) return this.#exchange.write(chunk);
-    if (this.#over) return true;
-    this.#chunks.push(chunk);
-    return false;
-  }
-
-  end(trailers?: Fields): void {
-    if (this.#exchange !== undefined) return this.#exchange.end(trailers);
-    this.#ended = true;
-    this.#trailers = trailers;
-  }
-
-  consume(bytes: number): void {
-    this.#exchange?.consume(bytes);
-  }
-
-  abort(loss: Loss): void {
-    if (this.#exchange !== undefined) return this.#exchange.abort(loss);
-    this.#over = true;
-    this.#chunks = [];
-    this.#pool.forget(this);
-  }
-}
-
-/** Whoever asks has its exchange in hand before it hears that nothing came of it. */
-function refuse(waiting: WaitingExchange, because: string): ClientExchange {
-  queueMicrotask(() => waiting.fail({ kind: "unprocessed", because }));
-  return waiting;
 }

@@ -1,9 +1,11 @@
 import type { FailureCode } from "../base/errors.ts";
 import type { RequestHeadReader } from "../http/http1/request-head.ts";
-import { interimHeadText, lastChunkText, responseHeadText } from "../http/http1/write.ts";
+import { webSocketAccept } from "../http/http1/websocket.ts";
+import { interimHeadText, lastChunkText, responseHeadText, tunnelHeadText } from "../http/http1/write.ts";
 import type { Fields, RequestHead, ResponseHead } from "../http/message.ts";
 import type { BodyEvents, ConnectionFacts, Loss, ServerExchange } from "./exchange.ts";
 import { connectionRefusal, refusalText } from "./http1-refusal.ts";
+import type { Http1Tunnel } from "./http1-tunnel.ts";
 import type { Http1Writer } from "./http1-writer.ts";
 
 /** What an exchange needs of its connection. */
@@ -17,6 +19,8 @@ export interface ExchangeOwner {
   consumed(bytes: number): void;
   /** The answer's head is written. */
   answering(): void;
+  /** The answer's head is written, and it opens the tunnel: bytes that came before it are told afterwards. */
+  opened(exchange: Http1ServerExchange): Http1Tunnel;
   /** The answer is complete. */
   finished(exchange: Http1ServerExchange): void;
   /** The answer will not be complete; `reset`: only a reset tells the client so. */
@@ -37,6 +41,11 @@ export class Http1ServerExchange implements ServerExchange {
   persistent: boolean;
   /** `write` said false, and `drained` is owed. */
   waiting = false;
+  /** The request asks for a tunnel. */
+  readonly asksTunnel: boolean;
+  /** From the answer that opens it. */
+  tunnel: Http1Tunnel | undefined;
+  readonly #key: string;
   readonly #old: boolean;
   readonly #expects: boolean;
   #server: ExchangeOwner | undefined;
@@ -46,10 +55,13 @@ export class Http1ServerExchange implements ServerExchange {
   constructor(server: ExchangeOwner, head: RequestHead, bodyless: boolean, reader: RequestHeadReader) {
     this.#server = server;
     this.head = head;
-    this.bodyless = bodyless;
+    this.asksTunnel = reader.tunnel;
+    this.#key = reader.webSocketKey;
+    this.bodyless = bodyless && !reader.tunnel;
     this.requestEnded = bodyless;
     this.connection = server.facts;
-    this.persistent = reader.persistent && head.method !== "CONNECT";
+    // Bytes behind a tunnel that was refused may be the tunnel's or a request: nobody can tell (CVE-2025-64763).
+    this.persistent = reader.persistent && !reader.tunnel;
     this.#old = reader.old;
     this.#expects = reader.expectsContinue && !bodyless;
   }
@@ -69,6 +81,7 @@ export class Http1ServerExchange implements ServerExchange {
   respond(head: ResponseHead, end: boolean): void {
     const server = this.#server;
     if (server === undefined || this.headWritten) return;
+    if (this.asksTunnel && this.#open(server, head, end)) return;
     const bodyless = this.head.method === "HEAD" || head.status === 204 || head.status === 304;
     const bodyLength = end ? 0 : head.bodyLength;
     // A client that waits for 100 may send its body after the answer or not: such a connection has no known state.
@@ -93,7 +106,33 @@ export class Http1ServerExchange implements ServerExchange {
     if (end) server.finished(this);
   }
 
+  /** Whether the answer opens the tunnel, or is none that may be given: then nothing is left to do. */
+  #open(server: ExchangeOwner, head: ResponseHead, end: boolean): boolean {
+    const upgrade = this.head.upgrade !== undefined;
+    if (head.status !== 101 && (head.status < 200 || head.status > 299)) return false;
+    const text =
+      upgrade === (head.status === 101)
+        ? tunnelHeadText(head, upgrade ? webSocketAccept(this.#key) : undefined)
+        : undefined;
+    if (text === undefined) {
+      this.fault(
+        "UPSTREAM_INVALID",
+        "its status or a field cannot be written as the answer to the request for a tunnel",
+      );
+      return true;
+    }
+    this.headWritten = true;
+    this.requestEnded = false;
+    server.answering();
+    server.writer.text(text);
+    server.sent(true);
+    this.tunnel = server.opened(this);
+    if (end) this.tunnel.end();
+    return true;
+  }
+
   write(chunk: Buffer): boolean {
+    if (this.tunnel !== undefined) return this.#server === undefined || this.tunnel.write(chunk);
     const server = this.#server;
     if (server === undefined || !this.headWritten || this.#body === bodies.none || chunk.length === 0) return true;
     const writer = server.writer;
@@ -117,6 +156,7 @@ export class Http1ServerExchange implements ServerExchange {
   end(trailers?: Fields): void {
     const server = this.#server;
     if (server === undefined || !this.headWritten) return;
+    if (this.tunnel !== undefined) return this.tunnel.end();
     if (this.#body === bodies.counted && this.#left > 0) return this.#breakOff("the answer is shorter than it said");
     if (this.#body === bodies.chunked) server.writer.text(lastChunkText(trailers) ?? "0\r\n\r\n");
     server.sent(true);
@@ -124,11 +164,12 @@ export class Http1ServerExchange implements ServerExchange {
   }
 
   consume(bytes: number): void {
-    this.#server?.consumed(bytes);
+    if (this.tunnel === undefined) this.#server?.consumed(bytes);
+    else if (this.#server !== undefined) this.tunnel.consume(bytes);
   }
 
   abort(_loss: Loss): void {
-    this.#server?.gaveUp(this, this.#body === bodies.untilClose);
+    this.#server?.gaveUp(this, this.#body === bodies.untilClose || this.tunnel !== undefined);
   }
 
   /** Answers instead of a handler that cannot; where the answer has begun, breaks it off. */

@@ -6,11 +6,12 @@ import type { OptionValues } from "../base/options.ts";
 import { MessageParser, type MessageEvents } from "../http/http1/message-parser.ts";
 import { RequestHeadReader } from "../http/http1/request-head.ts";
 import { fieldOf, type Fields, type RequestHead } from "../http/message.ts";
-import type { ConnectionFacts, Handler, Loss, ServerConnection } from "./exchange.ts";
+import type { BodyEvents, ConnectionFacts, Handler, Loss, ServerConnection } from "./exchange.ts";
 import { connectionRefusal, refusalText } from "./http1-refusal.ts";
 import { Http1ServerExchange, type ExchangeOwner } from "./http1-server-exchange.ts";
 import type { LentReads } from "./lent-reads.ts";
 import { Ticker, type Ticking } from "./http1-ticker.ts";
+import { Http1Tunnel } from "./http1-tunnel.ts";
 import { Http1Writer } from "./http1-writer.ts";
 import type { http1Options } from "./options.ts";
 
@@ -58,6 +59,10 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
   readonly #parser: MessageParser<RequestHead>;
   readonly #ticker: Ticker;
   #current: Http1ServerExchange | undefined;
+  /** Once it has started, every byte read is its own. */
+  #tunnel: Http1Tunnel | undefined;
+  /** The client ended its direction before the answer to its request for a tunnel. */
+  #endedEarly = false;
   /** Bytes of requests behind the current one: at most what one read brought; reading rests meanwhile. */
   #rest: Buffer | undefined;
   #reading = false;
@@ -124,20 +129,33 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
   destroy(because: string): void {
     this.#parser.hold();
     this.#closing = true;
+    const tunnel = this.#tunnel;
     this.#lose({ kind: "lost", because });
-    this.#socket.destroy();
+    if (tunnel === undefined) this.#socket.destroy();
+    else this.#reset();
   }
 
   // What the socket says
 
   #read(chunk: Buffer): void {
     if (this.#lingering) return;
+    if (this.#tunnel !== undefined) return this.#tunnelRead(this.#tunnel, chunk);
     if (this.#rest !== undefined) {
       this.#rest = Buffer.concat([this.#rest, chunk]);
       return;
     }
     this.#bodyBytes += chunk.length;
     this.#feed(chunk);
+  }
+
+  #tunnelRead(tunnel: Http1Tunnel, chunk: Buffer | undefined): void {
+    try {
+      if (chunk === undefined) tunnel.readEnded();
+      else tunnel.read(this.#lent ? Buffer.from(chunk) : chunk);
+    } catch (thrown) {
+      this.#context.onFault?.(thrown);
+      this.destroy(messageOf(thrown));
+    }
   }
 
   #readLent(lent: Buffer): void {
@@ -185,6 +203,11 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
 
   #ended(): void {
     const current = this.#current;
+    if (this.#tunnel !== undefined) return this.#tunnelRead(this.#tunnel, undefined);
+    if (current?.asksTunnel === true && this.#socket.allowHalfOpen) {
+      this.#endedEarly = true;
+      return;
+    }
     if (current !== undefined && current.requestEnded && this.#socket.allowHalfOpen) {
       this.#closing = true; // A client that sends no more may still read its answer.
       return;
@@ -206,6 +229,7 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
 
   #drained(): void {
     const current = this.#current;
+    if (current?.tunnel !== undefined) return current.tunnel.drained();
     if (current === undefined || !current.waiting) return;
     current.waiting = false;
     current.events?.drained();
@@ -215,6 +239,7 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
     const current = this.#current;
     if (current === undefined) return;
     this.#current = undefined;
+    this.#tunnel = undefined;
     current.detach();
     current.events?.aborted(loss);
   }
@@ -314,6 +339,28 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
     if (this.#paused && !this.#reading && this.#unconsumed < this.#context.options.windowBytes / 2) this.#steer();
   }
 
+  opened(exchange: Http1ServerExchange): Http1Tunnel {
+    const tunnel = new Http1Tunnel(this.#socket, exchange.events ?? deaf, {
+      writer: this.writer,
+      windowBytes: this.#context.options.windowBytes,
+      onOver: () => {
+        this.#tunnel = undefined;
+        this.finished(exchange);
+      },
+    });
+    // Whoever answers is through with that before it hears of bytes that came early.
+    queueMicrotask(() => {
+      if (this.#current !== exchange) return;
+      this.#tunnel = tunnel;
+      const early = this.#rest;
+      this.#rest = undefined;
+      tunnel.start();
+      if (early !== undefined) this.#tunnelRead(tunnel, early);
+      if (this.#endedEarly) this.#tunnelRead(tunnel, undefined);
+    });
+    return tunnel;
+  }
+
   answering(): void {
     this.#bodyCheckMs = Infinity;
   }
@@ -340,6 +387,7 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
   gaveUp(exchange: Http1ServerExchange, reset: boolean): void {
     if (this.#current !== exchange) return;
     this.#current = undefined;
+    this.#tunnel = undefined;
     exchange.detach();
     this.#parser.hold();
     this.#closing = true;
@@ -349,7 +397,7 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
     else this.#socket.destroy();
   }
 
-  /** Only TCP has a reset. Over TLS the missing close_notify says the same; a Unix socket can only be closed. */
+  /** Tells that what was sent is not whole. Only TCP has a reset. Over TLS the missing close_notify says the same; a Unix socket can only be closed. */
   #reset(): void {
     try {
       this.#socket.resetAndDestroy();
@@ -386,6 +434,7 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
   // Time
 
   tick(nowMs: number): void {
+    if (this.#tunnel !== undefined) return; // How long a tunnel may rest is for its handler to say.
     if (nowMs >= this.#deadlineMs) this.#late();
     if (nowMs >= this.#bodyCheckMs) this.#checkBody();
     this.#checkStall(nowMs);
@@ -393,10 +442,16 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
 
   #late(): void {
     this.#deadlineMs = Infinity;
-    if (this.#lingering) this.#socket.destroy();
+    if (this.#lingering) this.#linger();
     else if (this.#headTimed)
       this.#answerRefusal("REQUEST_TIMEOUT", `its head took more than ${this.#context.options.headersMs} ms`);
     else this.#shut();
+  }
+
+  /** What is still being read is not cut off; who reads nothing of it is found by the check for that. */
+  #linger(): void {
+    if (this.#socket.writableLength > 0) this.#deadlineMs = this.#ticker.deadline(lingerMs);
+    else this.#socket.destroy();
   }
 
   #checkBody(): void {
@@ -418,6 +473,13 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
     } else if (nowMs >= this.#stallMs) this.destroy("the client does not read its answer");
   }
 }
+
+const deaf: BodyEvents = {
+  data: () => undefined,
+  end: () => undefined,
+  aborted: () => undefined,
+  drained: () => undefined,
+};
 
 function sameSecret(given: string, wanted: string): boolean {
   const a = Buffer.from(given, "latin1");

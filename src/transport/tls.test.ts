@@ -3,6 +3,7 @@ import { connect as connectPlain, createServer as createPlain, type AddressInfo,
 import { connect, createServer, type ConnectionOptions, type TLSSocket } from "node:tls";
 import { afterEach, expect, test } from "vitest";
 import { ManualClock } from "../../test/support/manual-clock.ts";
+import { SeededRandom } from "../../test/support/seeded-random.ts";
 import { craft, craftedKey } from "../../test/support/crafted-certificate.ts";
 import { makeTestPki, type TestPki } from "../../test/support/pki.ts";
 import { HauberkError, isRefusal, type Refusal } from "../base/errors.ts";
@@ -171,7 +172,7 @@ test("HTTP/1.1 runs over it, between workloads that have no h2", async () => {
   );
   const fields = await new Promise<string[]>((resolve, reject) => {
     const head = { method: "GET", scheme: "https", authority: "orders", path: "/", fields: [], bodyLength: 0 };
-    connectHttp1(socket, { clock, options }).request(head, true, {
+    connectHttp1(socket, { clock, random: new SeededRandom(1), options }).request(head, true, {
       informed: () => undefined,
       head: (answer) => resolve(answer.fields),
       data: () => undefined,

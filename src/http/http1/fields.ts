@@ -19,6 +19,10 @@ export class FieldReader {
   chunked = false;
   close = false;
   keepAlive = false;
+  /** Connection says that Upgrade is meant for this hop. */
+  upgradeOption = false;
+  /** The protocols of all Upgrade fields, as a list; "" for none. */
+  upgrade = "";
   /** The request waits for `100 Continue` before it sends its body. */
   expectsContinue = false;
   code: FailureCode = "REQUEST_INVALID";
@@ -82,6 +86,8 @@ export class FieldReader {
     this.chunked = false;
     this.close = false;
     this.keepAlive = false;
+    this.upgradeOption = false;
+    this.upgrade = "";
     this.expectsContinue = false;
     if (this.#named.length > 0) this.#named = [];
   }
@@ -109,7 +115,8 @@ export class FieldReader {
         }
         return 0; // End to end: who answers decides about the body.
       case 7:
-        return sameName(text, nameAt, "upgrade") || sameName(text, nameAt, "trailer") ? 1 : 0;
+        if (sameName(text, nameAt, "upgrade")) return this.#protocols(text.slice(valueAt, valueEnd));
+        return sameName(text, nameAt, "trailer") ? 1 : 0;
       case 10:
         if (sameName(text, nameAt, "connection")) return this.#connection(text.slice(valueAt, valueEnd));
         return sameName(text, nameAt, "keep-alive") ? 1 : 0;
@@ -154,6 +161,11 @@ export class FieldReader {
     return 1;
   }
 
+  #protocols(value: string): number {
+    this.upgrade = this.upgrade === "" ? value : `${this.upgrade},${value}`;
+    return 1;
+  }
+
   #connection(value: string): number {
     if (value === "keep-alive") {
       this.keepAlive = true;
@@ -163,6 +175,7 @@ export class FieldReader {
       const option = part.trim().toLowerCase();
       if (option === "close") this.close = true;
       else if (option === "keep-alive") this.keepAlive = true;
+      else if (option === "upgrade") this.upgradeOption = true;
       else if (option !== "") this.#named.push(option);
     }
     return 1;

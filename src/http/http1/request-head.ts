@@ -5,6 +5,7 @@ import { authorityBytes, consistsOf, methodBytes, targetBytes } from "./characte
 import { FieldReader } from "./fields.ts";
 import { framings, type Framing, type HeadReader } from "./framing.ts";
 import type { Http1Limits } from "./limits.ts";
+import { isWebSocketKey, namesWebSocket, takeHandshake } from "./websocket.ts";
 
 const methodLengthMax = 32;
 /**
@@ -27,6 +28,10 @@ export class RequestHeadReader implements HeadReader<RequestHead> {
   persistent = false;
   /** HTTP/1.0: no chunks, no interim answers. */
   old = false;
+  /** CONNECT, or an upgrade: no message ends at this head until the answer says what follows it. */
+  tunnel = false;
+  /** The client's Sec-WebSocket-Key where `head.upgrade` is "websocket". */
+  webSocketKey = "";
   /**
    * The first line of all on this connection names no version of HTTP: whoever sent it speaks something else, such as a
    * broken preface of HTTP/2, and would not understand an answer.
@@ -161,6 +166,27 @@ export class RequestHeadReader implements HeadReader<RequestHead> {
       fields: fields.fields,
       bodyLength,
     };
+    this.tunnel = method === "CONNECT";
+    if (this.tunnel) this.head.bodyLength = -1;
+    return fields.upgradeOption ? this.#upgrade(this.head) : true;
+  }
+
+  /**
+   * Whoever asks for WebSocket as RFC 6455 (4.1) wants it asked gets a tunnel; who asks wrongly is refused (4.2.1). Other
+   * protocols are passed over, as is everything in HTTP/1.0 (RFC 9110, 7.8): such a request is an ordinary one.
+   */
+  #upgrade(head: RequestHead): boolean {
+    const fields = this.#fields;
+    if (this.old || head.method === "CONNECT" || !namesWebSocket(fields.upgrade)) return true;
+    if (head.method !== "GET") return fields.fail("only GET may ask for WebSocket");
+    if (this.framing !== framings.none) return fields.fail("it asks for WebSocket and has a body");
+    const key = takeHandshake(head.fields, "key");
+    if (key === undefined || !isWebSocketKey(key))
+      return fields.fail("its Sec-WebSocket-Key is not one value of 16 bytes in base64");
+    this.webSocketKey = key;
+    this.tunnel = true;
+    head.upgrade = "websocket";
+    head.bodyLength = -1;
     return true;
   }
 

@@ -4,6 +4,7 @@ import { valueBytes } from "./characters.ts";
 import { FieldReader } from "./fields.ts";
 import { framings, type Framing, type HeadReader } from "./framing.ts";
 import type { Http1Limits } from "./limits.ts";
+import { takeHandshake } from "./websocket.ts";
 
 /** Reads response heads (RFC 9112, 4 and 6.3). `method` is that of the request they answer. */
 export class ResponseHeadReader implements HeadReader<ResponseHead> {
@@ -12,6 +13,8 @@ export class ResponseHeadReader implements HeadReader<ResponseHead> {
   interim = false;
   persistent = false;
   method = "GET";
+  /** The Sec-WebSocket-Accept that alone opens the tunnel; undefined where the request asked for none. */
+  accept: string | undefined;
   readonly kind = "response";
   readonly #fields: FieldReader;
 
@@ -46,7 +49,28 @@ export class ResponseHeadReader implements HeadReader<ResponseHead> {
     if (fields.chunked && old) return fields.fail("HTTP/1.0 knows no Transfer-Encoding");
     if (status < 200 && old) return fields.fail("HTTP/1.0 knows no interim answers");
     this.persistent = old ? fields.keepAlive && !fields.close : !fields.close;
+    if (this.accept !== undefined && status < 300) {
+      if (status === 101) return this.#switch(old);
+      // In HTTP/2 a 2xx would open the tunnel, and a client would be let through that nobody let in (CVE-2024-23326).
+      if (status >= 200) return fields.fail(`it answers a WebSocket handshake with ${status} instead of 101`);
+    }
     return this.#frame(status);
+  }
+
+  /** RFC 6455, 4.1: what a client has to see before it believes that the other side speaks WebSocket. */
+  #switch(old: boolean): boolean {
+    const fields = this.#fields;
+    if (old) return fields.fail("it switches protocols in HTTP/1.0");
+    if (fields.chunked || fields.contentLength > 0) return fields.fail("a 101 answer has no body");
+    if (!fields.upgradeOption || fields.upgrade.toLowerCase() !== "websocket")
+      return fields.fail("it switches to another protocol than WebSocket");
+    if (takeHandshake(fields.fields, "accept") !== this.accept)
+      return fields.fail("its Sec-WebSocket-Accept does not belong to the key");
+    this.interim = false;
+    this.persistent = false;
+    this.framing = framings.untilClose;
+    this.head = { status: 101, fields: fields.fields, bodyLength: -1 };
+    return true;
   }
 
   #frame(status: number): boolean {

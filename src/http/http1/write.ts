@@ -9,6 +9,7 @@ import {
   valueBytes,
 } from "./characters.ts";
 import { mayTrail } from "./fields.ts";
+import { withoutHandshake } from "./websocket.ts";
 
 /** Writes heads and chunks as latin1 text. Undefined: the head cannot be written without changing what it means. */
 
@@ -100,6 +101,29 @@ export function interimHeadText(head: ResponseHead): string | undefined {
   return fields === undefined || head.status < 100 || head.status > 199
     ? undefined
     : `${statusLines[head.status]}${fields}\r\n`;
+}
+
+/** What opens a tunnel: 101 with the `accept` of a WebSocket handshake, or a 2xx to CONNECT; no framing, raw bytes follow. */
+export function tunnelHeadText(head: ResponseHead, accept: string | undefined): string | undefined {
+  if (accept === undefined) {
+    const fields = fieldsText(head.fields, false);
+    return fields === undefined ? undefined : `${statusLines[head.status]}${fields}\r\n`;
+  }
+  const fields = fieldsText(withoutHandshake(head.fields), false);
+  if (fields === undefined) return undefined;
+  return (
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+    `Sec-WebSocket-Accept: ${accept}\r\n${fields}\r\n`
+  );
+}
+
+/** Asks for WebSocket with a key of this connection's own. */
+export function upgradeHeadText(head: RequestHead, key: string): string | undefined {
+  if (head.method !== "GET" || head.upgrade !== "websocket") return undefined;
+  const text = requestHeadText({ ...head, fields: withoutHandshake(head.fields) }, true);
+  return text === undefined
+    ? undefined
+    : `${text.slice(0, -2)}Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: ${key}\r\n\r\n`;
 }
 
 /** Request line, Host, fields and framing; `bodyless`: nothing follows. */
