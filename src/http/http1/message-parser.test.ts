@@ -235,6 +235,7 @@ test.each([
   ["two CL", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n"],
   ["TE gzip, chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"],
   ["interim in 1.0", "HTTP/1.0 100 Continue\r\n\r\nHTTP/1.1 204 No\r\n\r\n"],
+  ["interim that closes", "HTTP/1.1 100 Continue\r\nConnection: close\r\n\r\nHTTP/1.1 204 No\r\n\r\n"],
   ["TE in 1.0", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"],
   ["unasked 101", "HTTP/1.1 101 Switching\r\n\r\n"],
   ["204 with a body", "HTTP/1.1 204 No\r\nContent-Length: 3\r\n\r\n"],

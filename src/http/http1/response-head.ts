@@ -48,6 +48,7 @@ export class ResponseHeadReader implements HeadReader<ResponseHead> {
     if (!fields.read(text, at + 2)) return false;
     if (fields.chunked && old) return fields.fail("HTTP/1.0 knows no Transfer-Encoding");
     if (status < 200 && old) return fields.fail("HTTP/1.0 knows no interim answers");
+    if (status < 200 && status !== 101 && fields.close) return fields.fail("an interim answer ends the connection");
     this.persistent = old ? fields.keepAlive && !fields.close : !fields.close;
     if (this.accept !== undefined && status < 300) {
       if (status === 101) return this.#switch(old);
