@@ -131,7 +131,8 @@ export class FieldReader {
       case 17:
         if (!sameName(text, nameAt, "transfer-encoding")) return 0;
         if (this.chunked) return this.#refuse("it has more than one Transfer-Encoding");
-        if (valueEnd - valueAt !== 7 || !sameName(text, valueAt, "chunked")) {
+        // White space behind it is not trimmed: llhttp takes "chunked" and a tab for another coding.
+        if (text.charCodeAt(valueAt + 7) !== 13 || !sameName(text, valueAt, "chunked")) {
           return this.#refuse("its Transfer-Encoding is not exactly chunked");
         }
         this.chunked = true;

@@ -100,6 +100,7 @@ const refused: Readonly<Record<string, string>> = {
   "TE identity, chunked": `${start}Transfer-Encoding: identity, chunked\r\n\r\n`,
   "TE identity": `${start}Transfer-Encoding: identity\r\n\r\n`,
   "TE with \\v": `${start}Transfer-Encoding: \x0bchunked\r\n\r\n`,
+  "TE with a tab behind it": `${start}Transfer-Encoding: chunked\t\r\n\r\n`,
   "TE quoted": `${start}Transfer-Encoding: "chunked"\r\n\r\n`,
   "TE in 1.0": "POST /a HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
   "two Hosts": "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
