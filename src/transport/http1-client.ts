@@ -21,6 +21,8 @@ export interface Http1ClientContext {
   readonly options: OptionValues<typeof http1Options>;
   /** The connection can take a request again. Called before the `end` of the exchange that used it. */
   readonly onIdle?: () => void;
+  /** The connection is a tunnel from here to its end. */
+  readonly onTunnel?: () => void;
   /** Called once, whatever ended it. */
   readonly onClosed?: (because: string) => void;
   /** Somebody who was told of an answer threw: for the log. */
@@ -247,6 +249,7 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
       windowBytes: this.#context.options.windowBytes,
       onOver: () => this.#tunnelOver(current),
     });
+    this.#context.onTunnel?.();
     const owes = current.switched(tunnel);
     current.events.head(head, false);
     if (owes && this.#current === current) current.events.drained();

@@ -32,6 +32,8 @@ export class Http1Pool implements Ticking {
   readonly #context: Http1PoolContext;
   readonly #ticker: Ticker;
   readonly #members = new Set<Member>();
+  /** They wait more than they work, and how many there may be is for who opens them to say. */
+  readonly #tunnels = new Set<Member>();
   /** The one that was used last is used next, so that spare ones come of age. */
   readonly #idle: Member[] = [];
   readonly #waiting = new Set<WaitingExchange>();
@@ -44,7 +46,7 @@ export class Http1Pool implements Ticking {
     this.#ticker.add(this);
   }
 
-  /** Connections that are there or being made. */
+  /** Connections that are there or being made, without those that have become tunnels. */
   get connections(): number {
     return this.#members.size + this.#dialling.size;
   }
@@ -81,7 +83,7 @@ export class Http1Pool implements Ticking {
     this.#ticker.remove(this);
     this.#failAll("the pool is closed");
     for (const socket of this.#dialling) socket.destroy();
-    for (const member of this.#members) member.connection.drain(withinMs);
+    for (const member of [...this.#members, ...this.#tunnels]) member.connection.drain(withinMs);
   }
 
   tick(nowMs: number): void {
@@ -127,6 +129,7 @@ export class Http1Pool implements Ticking {
         options,
         reads,
         onIdle: () => this.#free(member),
+        onTunnel: () => this.#leave(member),
         onClosed: () => this.#gone(member),
         ...(onFault === undefined ? {} : { onFault }),
       }),
@@ -147,8 +150,15 @@ export class Http1Pool implements Ticking {
     this.#idle.push(member);
   }
 
+  #leave(member: Member): void {
+    this.#members.delete(member);
+    this.#tunnels.add(member);
+    this.#redial();
+  }
+
   #gone(member: Member): void {
     this.#members.delete(member);
+    this.#tunnels.delete(member);
     const at = this.#idle.indexOf(member);
     if (at >= 0) this.#idle.splice(at, 1);
     this.#redial();

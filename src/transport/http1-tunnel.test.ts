@@ -722,7 +722,7 @@ test("the pool opens a connection for the next request beside a tunnel, and keep
     target: { host: "127.0.0.1", port },
     clock: new ManualClock(),
     random: new SeededRandom(3),
-    options,
+    options: { ...options, routeeConnectionsMax: 1 }, // A tunnel takes nobody's place.
   });
   closers.push(() => pool.close(0));
   const heard = new Heard();
