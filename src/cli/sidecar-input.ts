@@ -75,19 +75,23 @@ function stateFolderOf(input: Input, service: ServiceName, instance: string): st
     : join(home.certs, name, instance);
 }
 
-const protocols = ["http", "h2", "tcp"] as const;
+/** What may be said of a routee's port, and what that is to the mesh: gRPC is HTTP/2. */
+const protocols: ReadonlyMap<string, RouteePort["protocol"]> = new Map([
+  ["http", "http"],
+  ["h2", "h2"],
+  ["grpc", "h2"],
+  ["tcp", "tcp"],
+]);
 
 /** `http:8080` or `api=http:8080`. */
 function readPorts(input: Input): RouteePort[] {
   const ports = input.flags("app").map((text): RouteePort => {
     const match = /^(?:([a-z0-9-]+)=)?([a-z0-9]+):(\d{1,5})$/.exec(text);
-    const protocol = protocols.find((known) => known === match?.[2]);
+    const protocol = protocols.get(match?.[2] ?? "");
     if (match === null || protocol === undefined)
-      throw usage(input, `--app ${text} is not [NAME=]PROTOCOL:PORT with http as the protocol`);
-    if (protocol !== "http")
-      throw usage(input, `--app ${text}: ${protocol} is not carried in this release; only http is`);
+      throw usage(input, `--app ${text} is not [NAME=]PROTOCOL:PORT with http, h2, grpc or tcp as the protocol`);
     const port = portOf(input, "app", match[3] ?? "");
-    return { name: match[1] ?? `${protocol}-${port}`, port, protocol };
+    return { name: match[1] ?? `${match[2] ?? protocol}-${port}`, port, protocol };
   });
   const names = ports.map((port) => port.name);
   if (new Set(names).size !== names.length) throw usage(input, "two --app ports have the same name");

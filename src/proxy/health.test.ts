@@ -1,9 +1,11 @@
 import { createServer as createHttp } from "node:http";
+import { createServer as createHttp2 } from "node:http2";
 import { createServer, type AddressInfo, type Server } from "node:net";
 import { afterEach, expect, test } from "vitest";
 import { ManualClock } from "../../test/support/manual-clock.ts";
 import { defaultsOf } from "../base/options.ts";
 import { silent } from "../telemetry/logger.ts";
+import { http2Options } from "../transport/http2-options.ts";
 import { RouteeHealth, routeeCheck } from "./health.ts";
 import { proxyOptions } from "./options.ts";
 
@@ -82,6 +84,8 @@ test("a check that throws is a failure, and stop ends the checks", async () => {
   expect([checks, health.healthy.read()]).toEqual([1, false]);
 });
 
+const terms = (clock = new ManualClock()) => ({ clock, timeoutMs: 1_000, http2: defaultsOf(http2Options) });
+
 async function listen(server: Server): Promise<number> {
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   ends.push(() => server.close());
@@ -91,10 +95,10 @@ async function listen(server: Server): Promise<number> {
 test("a port that accepts is well, one that refuses is not", async () => {
   const server = createServer((socket) => socket.destroy());
   const port = await listen(server);
-  const use = { clock: new ManualClock(), timeoutMs: 1_000 };
-  expect(await routeeCheck({ host: "127.0.0.1", ports: [port] }, use)()).toBeUndefined();
+  const ports = [{ port, protocol: "tcp" }] as const;
+  expect(await routeeCheck({ host: "127.0.0.1", ports }, terms())()).toBeUndefined();
   await new Promise<void>((resolve) => server.close(() => resolve()));
-  expect(await routeeCheck({ host: "127.0.0.1", ports: [port] }, use)()).toMatch(/ECONNREFUSED/);
+  expect(await routeeCheck({ host: "127.0.0.1", ports }, terms())()).toMatch(/ECONNREFUSED/);
 });
 
 test("a path has to answer 2xx or 3xx, in time", async () => {
@@ -108,11 +112,44 @@ test("a path has to answer 2xx or 3xx, in time", async () => {
   const port = await listen(server);
   const clock = new ManualClock();
   const check = (path: string) =>
-    routeeCheck({ host: "127.0.0.1", ports: [port], path }, { clock, timeoutMs: 1_000 })();
+    routeeCheck({ host: "127.0.0.1", ports: [{ port, protocol: "http" }], path }, terms(clock))();
   expect(await check("/ok")).toBeUndefined();
   expect(await check("/bad")).toBe("GET /bad answered 500");
   const silentCheck = check("/silent");
   await asked.promise;
   clock.advance(1_000);
   expect(await silentCheck).toMatch(/no answer within 1000 ms/);
+});
+
+test("a port that was declared as h2 has to begin HTTP/2, and to answer where a path is given", async () => {
+  const server = createHttp2((request, response) => {
+    response.statusCode = request.url === "/ok" ? 204 : 500;
+    response.end();
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  ends.push(() => server.close());
+  const ports = [{ port: (server.address() as AddressInfo).port, protocol: "h2" }] as const;
+  const check = (path?: string) => routeeCheck({ host: "127.0.0.1", ports, path }, terms())();
+  expect(await check()).toBeUndefined();
+  expect(await check("/ok")).toBeUndefined();
+  expect(await check("/bad")).toBe("GET /bad answered 500");
+});
+
+test("a port that was declared as h2 and speaks HTTP/1.1, or nothing, is not well", async () => {
+  const http1 = await listen(createHttp());
+  expect(await routeeCheck({ host: "127.0.0.1", ports: [{ port: http1, protocol: "h2" }] }, terms())()).toMatch(
+    /Cannot open HTTP\/2/,
+  );
+  const accepted = Promise.withResolvers<void>();
+  const mute = await listen(
+    createServer((socket) => {
+      ends.push(() => socket.destroy());
+      socket.on("data", () => accepted.resolve());
+    }),
+  );
+  const clock = new ManualClock();
+  const looked = routeeCheck({ host: "127.0.0.1", ports: [{ port: mute, protocol: "h2" }] }, terms(clock))();
+  await accepted.promise;
+  clock.advance(1_000);
+  expect(await looked).toMatch(/did not begin HTTP\/2 within 1000 ms/);
 });

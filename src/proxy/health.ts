@@ -3,15 +3,29 @@ import type { Clock } from "../base/clock.ts";
 import { messageOf } from "../base/errors.ts";
 import type { OptionValues } from "../base/options.ts";
 import { Published } from "../base/published.ts";
+import type { RouteePort } from "../contract/watch.ts";
 import type { Logger } from "../telemetry/logger.ts";
+import type { ClientConnection } from "../transport/exchange.ts";
+import { connectHttp2 } from "../transport/http2-client.ts";
+import type { http2Options } from "../transport/http2-options.ts";
+import { dialRoutee } from "../transport/routee-dial.ts";
 import type { proxyOptions } from "./options.ts";
 
 export interface RouteeChecked {
   readonly host: string;
   /** Every declared port of the routee. */
-  readonly ports: readonly number[];
-  /** GET this at the first port; without it each port only has to accept a connection. */
+  readonly ports: readonly Pick<RouteePort, "port" | "protocol">[];
+  /**
+   * GET this at the first port; without it each port only has to accept a connection, and one that was declared as h2 to
+   * begin HTTP/2: a wrong declaration is seen at the start, and no gRPC server logs a client without a preface.
+   */
   readonly path?: string | undefined;
+}
+
+interface CheckTerms {
+  readonly clock: Clock;
+  readonly timeoutMs: number;
+  readonly http2: OptionValues<typeof http2Options>;
 }
 
 /** Why the routee is not well, or undefined. */
@@ -77,23 +91,79 @@ export class RouteeHealth {
 }
 
 /** The check that a routee's declaration asks for. */
-export function routeeCheck(routee: RouteeChecked, use: { clock: Clock; timeoutMs: number }): Check {
+export function routeeCheck(routee: RouteeChecked, use: CheckTerms): Check {
   const { host, ports, path } = routee;
   const [first] = ports;
-  if (path !== undefined && first !== undefined) return () => httpCheck(`http://${host}:${first}`, path, use);
+  if (path !== undefined && first !== undefined) {
+    const target = { host, port: first.port };
+    if (first.protocol === "h2") return () => http2Check(target, path, use);
+    return () => httpCheck(`http://${host}:${first.port}`, path, use);
+  }
   return async () => {
-    for (const port of ports) {
-      const because = await tcpCheck({ host, port }, use);
+    for (const { port, protocol } of ports) {
+      const target = { host, port };
+      const because = await (protocol === "h2" ? http2Check(target, undefined, use) : tcpCheck(target, use));
       if (because !== undefined) return because;
     }
     return undefined;
   };
 }
 
-function tcpCheck(
+function http2Check(
   target: { host: string; port: number },
-  use: { clock: Clock; timeoutMs: number },
+  path: string | undefined,
+  use: CheckTerms,
 ): Promise<string | undefined> {
+  const { clock, timeoutMs, http2 } = use;
+  return new Promise((resolve) => {
+    const end = (because: string | undefined): void => {
+      cancel();
+      resolve(because);
+      socket.destroySoon();
+    };
+    const socket = dialRoutee(
+      target,
+      { clock, connectMs: timeoutMs },
+      {
+        failed: end,
+        connected: (connected, reads) => {
+          connectHttp2(connected, { clock, options: http2, reads, onClosed: () => undefined }).then(
+            (connection) => {
+              if (path !== undefined) return askFor(connection, { target, path }, end);
+              connection.drain(0);
+              end(undefined);
+            },
+            (thrown: unknown) => end(messageOf(thrown)),
+          );
+        },
+      },
+    );
+    const cancel = clock.after(timeoutMs, () =>
+      end(`port ${target.port} did not ${path === undefined ? "begin HTTP/2" : "answer"} within ${timeoutMs} ms`),
+    );
+  });
+}
+
+/** Ends with what the head of the answer says; the rest of it interests nobody. */
+function askFor(
+  connection: ClientConnection,
+  of: { target: { host: string; port: number }; path: string },
+  end: (because: string | undefined) => void,
+): void {
+  const { path, target } = of;
+  const authority = `${target.host}:${target.port}`;
+  const head = { method: "GET", scheme: "http", authority, path, fields: [], bodyLength: 0 };
+  connection.request(head, true, {
+    informed: () => undefined,
+    head: ({ status }) => end(status >= 200 && status < 400 ? undefined : `GET ${path} answered ${status}`),
+    data: () => undefined,
+    end: () => undefined,
+    aborted: ({ because }) => end(because),
+    drained: () => undefined,
+  });
+}
+
+function tcpCheck(target: { host: string; port: number }, use: CheckTerms): Promise<string | undefined> {
   return new Promise((resolve) => {
     const socket = connect(target);
     const end = (because: string | undefined): void => {
@@ -110,11 +180,7 @@ function tcpCheck(
 }
 
 /** undici is loaded when the first such check is made. */
-async function httpCheck(
-  origin: string,
-  path: string,
-  use: { clock: Clock; timeoutMs: number },
-): Promise<string | undefined> {
+async function httpCheck(origin: string, path: string, use: CheckTerms): Promise<string | undefined> {
   const { Client } = await import("undici");
   const client = new Client(origin, { allowH2: false, maxResponseSize: 65_536 });
   const ended = new AbortController();

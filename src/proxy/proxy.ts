@@ -14,6 +14,7 @@ import type { Logger } from "../telemetry/logger.ts";
 import type { Metrics } from "../telemetry/metrics.ts";
 import type { ConnectionFacts, PeerIdentity, ServerConnection } from "../transport/exchange.ts";
 import { Http1Pool } from "../transport/http1-pool.ts";
+import { Http2Pool } from "../transport/http2-pool.ts";
 import { serveHttp1 } from "../transport/http1-server.ts";
 import { servePlain } from "../transport/plain-server.ts";
 import type { http2Options } from "../transport/http2-options.ts";
@@ -90,7 +91,7 @@ export class Proxy {
   readonly #verifier: TokenVerifier;
   readonly #outbound: OutboundContext;
   readonly #inbound: InboundContext;
-  readonly #pools: Http1Pool[] = [];
+  readonly #pools: (Http1Pool | Http2Pool)[] = [];
   readonly #health: RouteeHealth | undefined;
   readonly #plain: PlainListener[] = [];
   readonly #serials = new Map<number, string>();
@@ -128,8 +129,8 @@ export class Proxy {
     const { host, ports, healthPath } = context.routee;
     if (ports.length > 0) {
       const check = routeeCheck(
-        { host, ports: ports.map(({ port }) => port), path: healthPath },
-        { clock, timeoutMs: options.proxy.healthTimeoutMs },
+        { host, ports, path: healthPath },
+        { clock, timeoutMs: options.proxy.healthTimeoutMs, http2: options.http2 },
       );
       this.#health = new RouteeHealth({ clock, log, options: options.proxy, check });
     }
@@ -268,21 +269,21 @@ export class Proxy {
 
   /** One pool of connections for each port that was declared; no other port is ever dialled. */
   #declare(): readonly DeclaredPort[] {
-    const { clock, options, random, routee } = this.#context;
-    return routee.ports
-      .filter(({ protocol }) => protocol === "http")
+    return this.#context.routee.ports
+      .filter(({ protocol }) => protocol !== "tcp")
       .map((port) => {
-        const target = { host: routee.host, port: port.port };
-        const sender = new Http1Pool({
-          target,
-          clock,
-          random,
-          options: options.http1,
-          onFault: (thrown) => this.#fault(thrown),
-        });
+        const sender = this.#poolOf(port);
         this.#pools.push(sender);
         return { port, sender };
       });
+  }
+
+  #poolOf({ port, protocol }: RouteePort): Http1Pool | Http2Pool {
+    const { clock, options, random, routee } = this.#context;
+    const target = { host: routee.host, port };
+    if (protocol === "h2") return new Http2Pool({ target, clock, routee: options.http1, http2: options.http2 });
+    const onFault = (thrown: unknown): void => this.#fault(thrown);
+    return new Http1Pool({ target, clock, random, options: options.http1, onFault });
   }
 
   // Listening.

@@ -273,7 +273,9 @@ class Http2Client extends Http2Connection implements ClientConnection {
   }
 
   protected override streamGone(): void {
-    if (this.streams.size > 0 || this.over) return;
+    if (this.over) return;
+    this.context.onFreed?.();
+    if (this.streams.size > 0) return;
     if (this.#peerLeaves) this.leave("the server takes no more requests");
     else if (this.#draining) this.#goodbye("drained");
   }

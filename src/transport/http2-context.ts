@@ -12,6 +12,8 @@ export interface Http2Context {
   onClosed(because: string): void;
   /** The peer takes no new request. */
   onGoaway?(): void;
+  /** A client's exchange has ended: its place is free. Called in the middle of what ended it. */
+  onFreed?(): void;
   readonly random?: Random;
   /** What the socket reads with, where it has no buffers of its own. */
   readonly reads?: LentReads;

@@ -121,6 +121,13 @@ export const http2Options = {
     max: 1_000_000,
     why: "Answers to a peer that sends but does not read must not pile up.",
   },
+  routeeConnectionsMax: {
+    env: "HAUBERK_HTTP2_ROUTEE_CONNECTIONS_MAX",
+    default: 16,
+    min: 1,
+    max: 1_024,
+    why: "One connection carries all calls to a routee that speaks HTTP/2; more are made only while the streams that it allows are all in use.",
+  },
   outputBytes: {
     env: "HAUBERK_HTTP2_OUTPUT_BYTES",
     default: 262_144,

@@ -1,0 +1,45 @@
+import { connect, type Socket } from "node:net";
+import type { Clock } from "../base/clock.ts";
+import { LentReads } from "./lent-reads.ts";
+
+/** Where a routee listens: a port of this machine, or a Unix socket. */
+export type RouteeTarget = { readonly host: string; readonly port: number } | { readonly path: string };
+
+/** Who hears what came of a dial: one of both, once. */
+export interface RouteeDialEvents {
+  /** Whoever gets the socket listens to it before this returns. */
+  connected(socket: Socket, reads: LentReads): void;
+  failed(because: string): void;
+}
+
+/** Connects to a routee with lent reads; destroying what it returns fails the dial. */
+export function dialRoutee(
+  target: RouteeTarget,
+  terms: { readonly clock: Clock; readonly connectMs: number },
+  events: RouteeDialEvents,
+): Socket {
+  const reads = new LentReads();
+  const { onread } = reads;
+  const socket =
+    "path" in target
+      ? connect({ path: target.path, onread })
+      : connect({ host: target.host, port: target.port, noDelay: true, onread });
+  let because = `the routee did not accept within ${terms.connectMs} ms`;
+  const cancel = terms.clock.after(terms.connectMs, () => socket.destroy());
+  const onError = (error: Error): void => {
+    because = error.message;
+  };
+  const onClose = (): void => {
+    cancel();
+    events.failed(because);
+  };
+  socket.once("error", onError);
+  socket.once("close", onClose);
+  socket.once("connect", () => {
+    cancel();
+    socket.off("close", onClose);
+    events.connected(socket, reads);
+    socket.off("error", onError); // The connection has its own by now.
+  });
+  return socket;
+}

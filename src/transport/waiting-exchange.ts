@@ -1,0 +1,81 @@
+import type { Fields, RequestHead } from "../http/message.ts";
+import type { ClientConnection, ClientExchange, Loss, ResponseEvents } from "./exchange.ts";
+
+interface Wish {
+  readonly head: RequestHead;
+  readonly bodyless: boolean;
+  readonly events: ResponseEvents;
+}
+
+/** A request that has no connection yet: it holds what is written meanwhile, and says after the first chunk to wait. */
+export class WaitingExchange implements ClientExchange {
+  readonly #queue: Set<WaitingExchange>;
+  readonly #wish: Wish;
+  #chunks: Buffer[] = [];
+  #ended = false;
+  #trailers: Fields | undefined;
+  #exchange: ClientExchange | undefined;
+  #over = false;
+
+  /** `queue` is where it waits: it leaves by itself when nobody wants it any more. */
+  constructor(queue: Set<WaitingExchange>, wish: Wish) {
+    this.#queue = queue;
+    this.#wish = wish;
+  }
+
+  /** False: this request wants no connection any more, or this connection takes none. */
+  start(connection: ClientConnection): boolean {
+    if (this.#over) return false;
+    const { head, bodyless, events } = this.#wish;
+    const exchange = connection.request(head, bodyless, events);
+    if (exchange === undefined) {
+      this.fail({ kind: "unprocessed", because: "the connection ended as soon as it was made" });
+      return false;
+    }
+    this.#exchange = exchange;
+    let room = true;
+    const held = this.#chunks.length > 0;
+    for (const chunk of this.#chunks) room = exchange.write(chunk);
+    this.#chunks = [];
+    if (this.#ended) exchange.end(this.#trailers);
+    else if (held && room) events.drained();
+    return true;
+  }
+
+  fail(loss: Loss): void {
+    if (this.#over) return;
+    this.#over = true;
+    this.#chunks = [];
+    this.#wish.events.aborted(loss);
+  }
+
+  /** Whoever asks has its exchange in hand before it hears that nothing came of it. */
+  failSoon(because: string): this {
+    queueMicrotask(() => this.fail({ kind: "unprocessed", because }));
+    return this;
+  }
+
+  write(chunk: Buffer): boolean {
+    if (this.#exchange !== undefined) return this.#exchange.write(chunk);
+    if (this.#over) return true;
+    this.#chunks.push(chunk);
+    return false;
+  }
+
+  end(trailers?: Fields): void {
+    if (this.#exchange !== undefined) return this.#exchange.end(trailers);
+    this.#ended = true;
+    this.#trailers = trailers;
+  }
+
+  consume(bytes: number): void {
+    this.#exchange?.consume(bytes);
+  }
+
+  abort(loss: Loss): void {
+    if (this.#exchange !== undefined) return this.#exchange.abort(loss);
+    this.#over = true;
+    this.#chunks = [];
+    this.#queue.delete(this);
+  }
+}
