@@ -38,6 +38,7 @@ const responseRules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ["proxy-authentication-info", "strip"],
   ["transfer-encoding", "strip"],
   ["upgrade", "strip"],
+  ["host", "strip"],
   ["x-forwarded-client-cert", "strip"],
   ["x-hauberk-code", "code"],
 ]);
