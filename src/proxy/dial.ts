@@ -1,11 +1,13 @@
 import type { Clock } from "../base/clock.ts";
 import { HauberkError, isRefusal, messageOf, refuse } from "../base/errors.ts";
 import type { OptionValues } from "../base/options.ts";
+import type { Published } from "../base/published.ts";
 import type { Random } from "../base/random.ts";
 import { connectHttp2 } from "../transport/http2-client.ts";
 import type { http2Options } from "../transport/http2-options.ts";
-import { provenPeerOf } from "../transport/peer.ts";
-import { dialMutualTls } from "../transport/tls-dial.ts";
+import type { OnProof } from "../transport/proof.ts";
+import { dialMutualTls, tenureOf } from "../transport/tls-dial.ts";
+import type { TlsIdentity } from "../x509/tls-identity.ts";
 import { connectFailed, type Dial } from "./hop.ts";
 
 export interface DialContext {
@@ -13,6 +15,9 @@ export interface DialContext {
   readonly random: Random;
   readonly http2: OptionValues<typeof http2Options>;
   readonly connectMs: number;
+  /** What this side shows and trusts when a certificate is proven anew on a running connection. */
+  readonly identity: Published<TlsIdentity | undefined>;
+  readonly onProof: OnProof;
 }
 
 /**
@@ -20,7 +25,7 @@ export interface DialContext {
  * before the server has judged its certificate, so what ends before that is a connect failure.
  */
 export function mutualTlsDial(context: DialContext): Dial {
-  const { clock, random, http2, connectMs } = context;
+  const { clock, random, http2, connectMs, onProof } = context;
   return async (target, identity, events) => {
     const { address, port, expect } = target;
     const socket = await dialMutualTls({
@@ -31,10 +36,12 @@ export function mutualTlsDial(context: DialContext): Dial {
       clock,
       timeoutMs: connectMs,
       alpn: ["h2"],
+      current: () => context.identity.read(),
+      onProof,
     });
     if (isRefusal(socket)) return socket;
-    const peer = provenPeerOf(socket);
-    if (peer === undefined) {
+    const tenure = tenureOf(socket);
+    if (tenure === undefined) {
       socket.destroy();
       return connectFailed("its peer was not proven");
     }
@@ -45,8 +52,10 @@ export function mutualTlsDial(context: DialContext): Dial {
         options: http2,
         onClosed: (because) => events.closed(because),
         onGoaway: () => events.goaway(),
+        proofs: tenure.proofs,
       });
-      return { connection, peer: peer.leaf };
+      tenure.carries(connection);
+      return { connection, peer: tenure.peer.leaf, tenure };
     } catch (thrown) {
       socket.destroy();
       return thrown instanceof HauberkError

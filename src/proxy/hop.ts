@@ -5,6 +5,7 @@ import type { Published } from "../base/published.ts";
 import { drainAtMs } from "../resilience/renewal.ts";
 import type { Logger } from "../telemetry/logger.ts";
 import type { ClientConnection } from "../transport/exchange.ts";
+import type { Tenure } from "../transport/tls-tenure.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import type { Meters } from "./meters.ts";
 import type { proxyOptions } from "./options.ts";
@@ -21,6 +22,8 @@ export interface Dialled {
   readonly connection: ClientConnection;
   /** The server's certificate: a connection outlives neither end's. */
   readonly peer: { readonly notBeforeMs: number; readonly notAfterMs: number };
+  /** Until when it may go on, where its certificates can be proven anew. */
+  readonly tenure?: Tenure;
 }
 
 /** What a connection says of itself after it was dialled. */
@@ -51,6 +54,7 @@ export interface HopContext {
 interface Held {
   readonly connection: ClientConnection;
   readonly identity: TlsIdentity;
+  readonly tenure: Tenure | undefined;
   usedAtMs: number;
   cancelEnd: () => void;
 }
@@ -62,13 +66,16 @@ const redialAfterMs = 1_000;
  * all streams are in use. Requests that find none wait in a bounded queue.
  *
  * After a renewal the old connection serves until the new one stands, which the next request sets off: a fleet of idle
- * hops is not dialled anew at one moment.
+ * hops is not dialled anew at one moment. What is still under way on the old one then goes on, for as long as both ends prove
+ * their newest certificates on it.
  */
 export class Hop {
   readonly #context: HopContext;
   readonly #target: HopTarget;
   /** The newest last; requests take the last one that has room. */
   #held: Held[] = [];
+  /** Take no request any more, and end with their last exchange. */
+  readonly #retired = new Set<Held>();
   #waiting: Waiter[] = [];
   #dialling = false;
   #failedAtMs = -Infinity;
@@ -126,9 +133,20 @@ export class Hop {
     if (this.#waiting.length > 0) this.#serve();
   }
 
-  /** Lets what is under way end and takes nothing new, now and with every later connection. */
-  drainAll(): void {
-    for (const held of this.#held.slice()) this.#drain(held);
+  /** The own certificate is another: it is proven where something is under way. */
+  renewed(): void {
+    for (const held of [...this.#held, ...this.#retired]) held.tenure?.renewed();
+  }
+
+  /** The roots are others: no connection that was made under the old ones is used again. */
+  rejudge(): void {
+    const { drainMs } = this.#context.options;
+    for (const held of [...this.#retired]) held.tenure?.rejudge(drainMs);
+    for (const held of this.#held.slice()) {
+      if (held.tenure === undefined) this.#drain(held);
+      else if (this.#letGo(held)) held.tenure.rejudge(drainMs);
+    }
+    if (this.#waiting.length > 0) this.#serve();
   }
 
   /** Closes what carried nothing for `hopIdleMs`. */
@@ -142,7 +160,8 @@ export class Hop {
   /** The endpoint left: nobody is connected to it any more. */
   end(): void {
     this.#ended = true;
-    this.drainAll();
+    for (const held of this.#held.slice()) this.#drain(held);
+    for (const held of this.#retired) held.tenure?.drain(this.#context.options.drainMs);
     this.#fail(this.#gone());
   }
 
@@ -212,6 +231,7 @@ export class Hop {
     const held: Held = {
       connection,
       identity,
+      tenure: dialled.tenure,
       usedAtMs: this.#context.clock.monotonicMs(),
       cancelEnd: () => undefined,
     };
@@ -223,45 +243,64 @@ export class Hop {
     this.#held.push(held);
     this.#context.meters.openConnections.with("outbound").add(1);
     for (const older of this.#held.slice()) {
-      if (older.identity.generation < identity.generation) this.#drain(older);
+      if (older.identity.generation < identity.generation) this.#retire(older);
     }
     this.#serve();
     return held;
   }
 
-  /** Begins to drain before the first of both certificates ends, and is cut when it has. */
+  /** Retires it before the first of both certificates ends, which moves when they are proven anew. */
   #planEnd(held: Held, dialled: Dialled): () => void {
     const { clock } = this.#context;
-    const { identity } = held;
-    const { notBeforeMs, notAfterMs } = dialled.peer;
-    const drainAt = Math.min(
-      drainAtMs({ issuedAtMs: identity.issuedAtMs, notAfterMs: identity.notAfterMs }),
-      drainAtMs({ issuedAtMs: notBeforeMs, notAfterMs }),
-    );
-    const endAt = Math.min(identity.notAfterMs, notAfterMs);
-    return clock.after(Math.max(0, drainAt - clock.wallMs()), () => {
-      this.#drain(held, Math.max(0, endAt - clock.wallMs()));
-    });
+    const { tenure, identity } = held;
+    let cancel = (): void => undefined;
+    const look = (): void => {
+      const { notBeforeMs, notAfterMs } = tenure?.peer.leaf ?? dialled.peer;
+      const drainAt = Math.min(drainAtMs(tenure?.own ?? identity), drainAtMs({ issuedAtMs: notBeforeMs, notAfterMs }));
+      const leftMs = drainAt - clock.wallMs();
+      if (leftMs > 0) cancel = clock.after(leftMs, look);
+      else this.#retire(held, Math.max(0, Math.min(identity.notAfterMs, notAfterMs) - clock.wallMs()));
+    };
+    cancel = clock.after(0, look);
+    return () => cancel();
   }
 
+  /** Takes no request any more; what is under way may go on for as long as its certificates are proven anew, else `withinMs`. */
+  #retire(held: Held, withinMs: number = this.#context.options.drainMs): void {
+    if (held.tenure === undefined) this.#drain(held, withinMs);
+    else if (this.#letGo(held)) held.tenure.retire();
+    if (this.#waiting.length > 0) this.#serve();
+  }
+
+  /** Gives it no request any more, but hears of its end. */
+  #letGo(held: Held): boolean {
+    if (!this.#remove(held)) return false;
+    this.#context.meters.drained("outbound", serialOf(held.identity));
+    this.#retired.add(held);
+    return true;
+  }
+
+  /** Is gone in `withinMs`. */
   #drain(held: Held, withinMs: number = this.#context.options.drainMs): void {
     if (!this.#remove(held)) return;
     this.#context.meters.drained("outbound", serialOf(held.identity));
     const { clock } = this.#context;
     // Whatever the drain allows, the connection ends with the certificate that it was made with.
-    held.connection.drain(Math.max(0, Math.min(withinMs, held.identity.notAfterMs - clock.wallMs())));
+    if (held.tenure !== undefined) held.tenure.drain(withinMs);
+    else held.connection.drain(Math.max(0, Math.min(withinMs, held.identity.notAfterMs - clock.wallMs())));
     if (this.#waiting.length > 0) this.#serve();
   }
 
   /** The server says goodbye: the next connection is dialled before a request has to wait for it. */
   #replace(held: Held | undefined): void {
-    if (held === undefined || !this.#remove(held)) return;
-    this.#context.meters.drained("outbound", serialOf(held.identity));
+    if (held === undefined || !this.#letGo(held)) return;
+    held.tenure?.retire();
     const idle = this.#context.clock.monotonicMs() - held.usedAtMs >= redialAfterMs * 10;
     if (!idle || this.#waiting.length > 0) this.#dial();
   }
 
   #lost(held: Held): void {
+    this.#retired.delete(held);
     this.#remove(held);
     if (this.#waiting.length > 0) this.#serve();
   }

@@ -69,6 +69,7 @@ export class Meters {
   readonly #serials: string[] = [];
   readonly #opened: Handles<Counter>;
   readonly #drained: Handles<Counter>;
+  readonly #proofs: Handles<Counter>;
   readonly #breakerTurns: Handles<Counter>;
   readonly #breakerStates: Handles<Gauge>;
   readonly #endpointRequests: Handles<Counter>;
@@ -121,6 +122,12 @@ export class Meters {
       "Mutual TLS connections told to drain, by side and serial of the own certificate.",
       "side",
       "serial",
+    );
+    this.#proofs = counter(
+      "hauberk_connection_proofs_total",
+      "Proofs of renewed certificates on running connections: own ones sent and acknowledged, peers' accepted and refused.",
+      "side",
+      "step",
     );
     this.#breakerTurns = counter(
       "hauberk_breaker_transitions_total",
@@ -199,6 +206,10 @@ export class Meters {
 
   drained(side: Side, serial: string): void {
     this.#drained.with(side, this.#known(serial)).add();
+  }
+
+  proof(side: Side, step: "sent" | "acknowledged" | "accepted" | "refused"): void {
+    this.#proofs.with(side, step).add();
   }
 
   breakerTurned(service: string, instance: string, to: BreakerState): void {

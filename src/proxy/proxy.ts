@@ -12,14 +12,16 @@ import { RetryBudget } from "../resilience/retry.ts";
 import type { AccessLog } from "../telemetry/access-log.ts";
 import type { Logger } from "../telemetry/logger.ts";
 import type { Metrics } from "../telemetry/metrics.ts";
-import type { ConnectionFacts, PeerIdentity, ServerConnection } from "../transport/exchange.ts";
+import type { ConnectionFacts, PeerIdentity } from "../transport/exchange.ts";
 import { Http1Pool } from "../transport/http1-pool.ts";
 import { Http2Pool } from "../transport/http2-pool.ts";
 import { serveHttp1 } from "../transport/http1-server.ts";
 import { servePlain } from "../transport/plain-server.ts";
 import type { http2Options } from "../transport/http2-options.ts";
 import type { http1Options, tlsOptions } from "../transport/options.ts";
+import type { ProofStep } from "../transport/proof.ts";
 import { listenMutualTls, type ConnectionLife, type Listener } from "../transport/tls-listener.ts";
+import type { Carried } from "../transport/tls-tenure.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import { Alarms, coarseWheel } from "./alarms.ts";
 import { Audits } from "./audits.ts";
@@ -31,7 +33,7 @@ import { serialOf, type Dial } from "./hop.ts";
 import { inboundHandler, type DeclaredPort, type InboundContext } from "./inbound.ts";
 import { fetchJwks } from "./jwks-fetch.ts";
 import { TokenVerifier } from "./jwt.ts";
-import { Meters } from "./meters.ts";
+import { Meters, type Side } from "./meters.ts";
 import type { proxyOptions } from "./options.ts";
 import { outboundHandler, type OutboundContext, type OutboundListener } from "./outbound.ts";
 import { PlainListener, type PlainAddress } from "./plain-listener.ts";
@@ -113,7 +115,15 @@ export class Proxy {
       load: (uri) => fetchJwks(uri, { clock, options: options.proxy }),
     });
     const dial =
-      context.dial ?? mutualTlsDial({ clock, random, http2: options.http2, connectMs: options.proxy.connectMs });
+      context.dial ??
+      mutualTlsDial({
+        clock,
+        random,
+        http2: options.http2,
+        connectMs: options.proxy.connectMs,
+        identity,
+        onProof: (step, refusal) => this.#proof("outbound", step, refusal),
+      });
     this.#upstreams = new Upstreams({
       clock,
       log,
@@ -299,7 +309,10 @@ export class Proxy {
     this.#remember(first);
     this.#cancels.push(
       identity.subscribe((next) => {
-        if (next !== undefined) shown.publish(next);
+        if (next === undefined) return;
+        const before = shown.read();
+        shown.publish(next);
+        if (next.bundleSequence !== before.bundleSequence) this.#tls?.rejudge(options.proxy.drainMs);
       }),
     );
     const terms = {
@@ -310,6 +323,7 @@ export class Proxy {
       options: options.tls,
       onConnection: (socket: Socket, peer: PeerIdentity, alpn: "h2" | "http/1.1", life: ConnectionLife) =>
         this.#serve(socket, { peer, alpn, life }),
+      onProof: (step: ProofStep, refusal?: Refusal) => this.#proof("inbound", step, refusal),
       onRefused: (refusal: Refusal, remoteAddress: string) => {
         this.#meters.handshakeRefused("inbound", refusal.code);
         this.#context.log.warn("a connection was refused", {
@@ -328,10 +342,7 @@ export class Proxy {
     }
   }
 
-  #serve(
-    socket: Socket,
-    of: { peer: PeerIdentity; alpn: "h2" | "http/1.1"; life: ConnectionLife },
-  ): Pick<ServerConnection, "drain"> {
+  #serve(socket: Socket, of: { peer: PeerIdentity; alpn: "h2" | "http/1.1"; life: ConnectionLife }): Carried {
     const { clock, options, random } = this.#context;
     const facts: ConnectionFacts = {
       protocol: of.alpn,
@@ -342,7 +353,13 @@ export class Proxy {
     const handler = inboundHandler(this.#inbound);
     const connection =
       of.alpn === "h2"
-        ? serveHttp2(socket, facts, handler, { clock, random, options: options.http2, onClosed: () => undefined })
+        ? serveHttp2(socket, facts, handler, {
+            clock,
+            random,
+            options: options.http2,
+            onClosed: () => undefined,
+            proofs: of.life.proofs,
+          })
         : serveHttp1(socket, facts, handler, {
             clock,
             options: options.http1,
@@ -353,6 +370,9 @@ export class Proxy {
     this.#meters.opened("inbound", serial);
     let drained = false;
     return {
+      get exchanges() {
+        return connection.exchanges;
+      },
       drain: (withinMs) => {
         if (!drained) this.#meters.drained("inbound", serial);
         drained = true;
@@ -399,31 +419,40 @@ export class Proxy {
     if (next === undefined) return;
     this.#remember(next);
     if (before === undefined) return;
-    if (before.bundleSequence !== next.bundleSequence) {
-      // Other roots: nothing stays that was proven under the old ones.
-      this.#upstreams.drainAll();
-      this.#tls?.drainBefore(next.generation, this.#context.options.proxy.drainMs);
-    } else {
-      this.#drainInSteps(next.generation, before.notAfterMs);
-    }
+    // Other roots: what was proven under the old ones is judged again. The listener follows its own, in its own turn.
+    if (before.bundleSequence !== next.bundleSequence) this.#upstreams.rejudge();
+    this.#upstreams.renewed();
+    this.#retireInSteps(next.generation, before.notAfterMs);
   }
 
-  /** Spreads the farewell over most of what the old certificate still has to live. */
-  #drainInSteps(generation: number, endsAtMs: number): void {
-    const { clock, options } = this.#context;
+  /**
+   * Spreads the farewell of idle and short connections over most of what the old certificate still has to live. What is
+   * under way then goes on: the listener has proven the new certificate on it, where the peer takes proofs.
+   */
+  #retireInSteps(generation: number, endsAtMs: number): void {
+    const { clock } = this.#context;
     const spanMs = Math.max(0, endsAtMs - clock.wallMs()) * 0.7;
     let step = 0;
     const cancel = repeat(clock, Math.max(1, spanMs / drainSteps), () => {
       const now = step++;
-      this.#tls?.drainWhere(
-        (peer, of) => of < generation && stepOf(peer) === now,
-        Math.max(1, Math.min(options.proxy.drainMs, endsAtMs - clock.wallMs())),
-      );
+      // The last step takes all: a peer that renewed meanwhile has another serial, and so another step.
+      const last = step === drainSteps;
+      this.#tls?.retireWhere((peer, of) => of < generation && (last || stepOf(peer) === now));
       if (step < drainSteps) return;
       cancel();
       this.#farewells.delete(cancel);
     });
     this.#farewells.add(cancel);
+  }
+
+  #proof(side: Side, step: ProofStep, refusal: Refusal | undefined): void {
+    this.#meters.proof(side, step);
+    if (refusal === undefined) return;
+    this.#context.log.warn("a peer's proof of a certificate was refused, and its connection ended", {
+      code: refusal.code,
+      because: refusal.message,
+      side,
+    });
   }
 
   #remember(identity: TlsIdentity): void {

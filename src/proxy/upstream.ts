@@ -9,6 +9,7 @@ import { leftOut, noEjections, review, type Ejections } from "../resilience/ejec
 import type { ResilienceLimits } from "../resilience/options.ts";
 import { RetryBudget } from "../resilience/retry.ts";
 import type { Counter } from "../telemetry/metrics.ts";
+import { inTurns } from "../transport/turns.ts";
 import { Hop, type HopContext } from "./hop.ts";
 import type { Service } from "./snapshot.ts";
 
@@ -38,6 +39,8 @@ export class Endpoint implements Candidate {
 }
 
 const reviewEveryMs = 2_000;
+/** Each may cost a signature or a few. */
+const hopsPerTurn = 4;
 
 /** The endpoints of one called service: who is there, who may be used now, who is next. */
 export class Upstream {
@@ -237,11 +240,18 @@ export class Upstreams {
     }
   }
 
-  /** The roots changed: nothing stays that was proven under the old ones. */
-  drainAll(): void {
-    for (const upstream of this.#upstreams.values()) {
-      for (const endpoint of upstream.endpoints) endpoint.hop.drainAll();
-    }
+  /** The own certificate is another: connections with something under way go on with it. */
+  renewed(): void {
+    inTurns(this.#hops(), hopsPerTurn, (hop) => hop.renewed());
+  }
+
+  /** The roots are others: what was made under the old ones is not used again, and goes where they no longer stand. */
+  rejudge(): void {
+    for (const hop of this.#hops()) hop.rejudge();
+  }
+
+  #hops(): Set<Hop> {
+    return new Set([...this.#upstreams.values()].flatMap(({ endpoints }) => endpoints.map(({ hop }) => hop)));
   }
 
   end(): void {

@@ -74,7 +74,7 @@ export interface ServerExchange extends Body {
 
 /** What is known about the peer of a connection. */
 export interface ConnectionFacts {
-  readonly protocol: "http/1.1" | "h2";
+  readonly protocol: "http/1.1" | "h2" | "tcp";
   /** The peer's address as text, without a port; "" for a Unix socket. */
   readonly remoteAddress: string;
   /** The port at which the connection arrived. */
@@ -109,7 +109,7 @@ export interface ClientConnection {
   readonly open: boolean;
   /** Sends a request; undefined when it cannot take one now (nothing of it was written). */
   request(head: RequestHead, end: boolean, events: ResponseEvents): ClientExchange | undefined;
-  /** Takes no new request, lets those under way end (at most `withinMs`), then closes. */
+  /** Takes no new request, lets those under way end (at most `withinMs`), then closes. Called again: the last time counts. */
   drain(withinMs: number): void;
   destroy(because: string): void;
 }

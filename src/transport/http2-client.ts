@@ -73,6 +73,7 @@ class Http2Client extends Http2Connection implements ClientConnection {
         [settings.ENABLE_PUSH, 0],
         [settings.INITIAL_WINDOW_SIZE, options.streamWindowBytes],
         [settings.MAX_HEADER_LIST_SIZE, options.headersBytesMax],
+        ...this.proofsSetting(),
       ]),
     );
     this.attach();
@@ -289,7 +290,8 @@ class Http2Client extends Http2Connection implements ClientConnection {
   drain(withinMs: number): void {
     if (this.over) return;
     this.#takeNoMore();
-    this.#cancelDrain ??= this.context.clock.after(withinMs, () => this.#goodbye("drained as long as allowed"));
+    this.#cancelDrain?.();
+    this.#cancelDrain = this.context.clock.after(withinMs, () => this.#goodbye("drained as long as allowed"));
     this.streamGone();
   }
 

@@ -35,6 +35,9 @@ const COST_OF_SETTINGS = 20;
 /** A server stops reading while this many times its output limit is unsent. */
 const STUCK_FACTOR = 4;
 
+/** What we say where proofs of renewed certificates are taken (docs/decisions/0010). */
+const PROOFS_VERSION = 1;
+
 const settingsAck = settings.settingsFrame([]);
 settingsAck[4] = frames.ACK;
 
@@ -60,6 +63,8 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
   protected peerInitialWindow = frames.WINDOW_DEFAULT;
   protected peerStreamsMax = Number.POSITIVE_INFINITY;
 
+  /** The peer takes proofs, and so may send them. */
+  #peerProves = false;
   #heard = false;
   /** What is read now is good until this read returns. */
   #lent = false;
@@ -431,6 +436,41 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
     this.bill(1, "unknown frames");
   }
 
+  // Proofs of renewed certificates (docs/decisions/0010).
+
+  /** For the first SETTINGS of the roles. */
+  protected proofsSetting(): readonly (readonly [number, number])[] {
+    return this.context.proofs === undefined ? [] : [[settings.CERTIFICATE_PROOFS, PROOFS_VERSION]];
+  }
+
+  #peerTakesProofs(version: number): void {
+    const { proofs } = this.context;
+    if (proofs === undefined) return;
+    if (version < PROOFS_VERSION) {
+      if (this.#peerProves) this.fail(frames.PROTOCOL_ERROR, "proofs of certificates were taken back");
+    } else if (!this.#peerProves) {
+      this.#peerProves = true;
+      proofs.begin({
+        prove: (payload) => this.#sendProof(0, payload),
+        acknowledge: (payload) => this.#sendProof(frames.ACK, payload),
+      });
+    }
+  }
+
+  #sendProof(flags: number, payload: Buffer): void {
+    if (!this.over) this.output.frame(frames.wholeFrame((frames.PROOF << 8) | flags, payload));
+  }
+
+  proof(acknowledges: boolean, streamId: number, bytes: Buffer, start: number, end: number): void {
+    const { proofs } = this.context;
+    if (proofs === undefined) return this.unknown();
+    if (streamId !== 0) return this.fail(frames.PROTOCOL_ERROR, "a connection's frame on a stream");
+    if (!this.#peerProves) return this.fail(frames.PROTOCOL_ERROR, "a proof of a certificate, which was not announced");
+    const payload = bytes.subarray(start, end);
+    const because = acknowledges ? proofs.acknowledged(payload) : proofs.received(payload);
+    if (because !== undefined) this.fail(frames.INADEQUATE_SECURITY, because);
+  }
+
   ping(acknowledges: boolean, bytes: Buffer, at: number): void {
     this.bill(1, "PING");
     if (this.over) return;
@@ -503,6 +543,9 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
         return;
       case settings.ENABLE_CONNECT_PROTOCOL:
         this.peerProtocols(value);
+        return;
+      case settings.CERTIFICATE_PROOFS:
+        this.#peerTakesProofs(value);
         return;
       default:
       // Larger frames and lists are allowed, not asked for; what is unknown is ignored.

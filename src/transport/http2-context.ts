@@ -3,6 +3,7 @@ import type { OptionValues } from "../base/options.ts";
 import type { Random } from "../base/random.ts";
 import type { http2Options } from "./http2-options.ts";
 import type { LentReads } from "./lent-reads.ts";
+import type { ProofExchange } from "./proof.ts";
 
 /** What a connection is given beside its socket. */
 export interface Http2Context {
@@ -15,6 +16,8 @@ export interface Http2Context {
   /** A client's exchange has ended: its place is free. Called in the middle of what ended it. */
   onFreed?(): void;
   readonly random?: Random;
+  /** Proves renewed certificates on this connection; without it none is announced, sent or taken. */
+  readonly proofs?: ProofExchange;
   /** What the socket reads with, where it has no buffers of its own. */
   readonly reads?: LentReads;
 }

@@ -117,7 +117,8 @@ class Http2Server extends Http2Connection implements ServerConnection {
   #draining = false;
   /** The last stream that is served; after that all are left unanswered, and the client knows. */
   #lastServed = frames.STREAM_ID_MAX;
-  #cancelDrain: (() => void)[] = [];
+  #cancelGoaway: (() => void) | undefined = undefined;
+  #cancelDrain: (() => void) | undefined = undefined;
   #peerLeaves = false;
 
   constructor(
@@ -136,6 +137,7 @@ class Http2Server extends Http2Connection implements ServerConnection {
         [settings.INITIAL_WINDOW_SIZE, options.streamWindowBytes],
         [settings.MAX_HEADER_LIST_SIZE, options.headersBytesMax],
         [settings.ENABLE_CONNECT_PROTOCOL, 1],
+        ...this.proofsSetting(),
       ]),
     );
     this.receiving.widen();
@@ -346,15 +348,15 @@ class Http2Server extends Http2Connection implements ServerConnection {
 
   /** Two GOAWAY frames: the first stops the client, the second says which of its last requests were taken (RFC 9113, 6.8). */
   drain(withinMs: number): void {
-    if (this.#draining || this.over) return;
+    if (this.over) return;
+    const { clock } = this.context;
+    this.#cancelDrain?.();
+    this.#cancelDrain = clock.after(withinMs, () => this.leave("drained as long as allowed"));
+    if (this.#draining) return;
     this.#draining = true;
     this.output.goaway(frames.STREAM_ID_MAX, frames.NO_ERROR, "");
     this.sendPing();
-    const { clock } = this.context;
-    this.#cancelDrain = [
-      clock.after(Math.min(withinMs, GOAWAY_MS), () => this.#lastGoaway()),
-      clock.after(withinMs, () => this.leave("drained as long as allowed")),
-    ];
+    this.#cancelGoaway = clock.after(Math.min(withinMs, GOAWAY_MS), () => this.#lastGoaway());
   }
 
   protected override pinged(): void {
@@ -369,7 +371,8 @@ class Http2Server extends Http2Connection implements ServerConnection {
   }
 
   protected override onOver(): void {
-    for (const cancel of this.#cancelDrain) cancel();
+    this.#cancelGoaway?.();
+    this.#cancelDrain?.();
   }
 }
 

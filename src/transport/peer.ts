@@ -1,6 +1,6 @@
 import type { TLSSocket } from "node:tls";
 import { isRefusal, refuse, type Refusal } from "../base/errors.ts";
-import { runsTheMesh } from "../base/spiffe-id.ts";
+import { runsTheMesh, type SpiffeId } from "../base/spiffe-id.ts";
 import type { Certificate } from "../x509/certificate.ts";
 import { verifyWorkload } from "../x509/verify.ts";
 import type { PeerIdentity } from "./exchange.ts";
@@ -11,10 +11,36 @@ export interface PeerTrust {
   readonly roots: readonly Certificate[];
   readonly trustDomain: string;
   readonly atMs: number;
-  /** Certificate authorities that we hold ourselves: for a chain that this Node does not show whole. */
+  /** What we hold ourselves: an authority for a chain that this Node does not show whole, and one copy of what peers show. */
   readonly known?: readonly Certificate[];
   /** The one SPIFFE ID that will do; undefined: any workload of the trust domain. */
   readonly expect?: string;
+}
+
+/** Who is at the other end, by the certificate that was proven last: its name stays, its leaf is renewed. */
+export class ProvenPeer implements PeerIdentity {
+  readonly id: SpiffeId;
+  #chain: readonly [Certificate, ...Certificate[]];
+
+  constructor(id: SpiffeId, chain: readonly [Certificate, ...Certificate[]]) {
+    this.id = id;
+    this.#chain = chain;
+  }
+
+  get leaf(): Certificate {
+    return this.#chain[0];
+  }
+
+  /** Leaf first. */
+  get chain(): readonly Certificate[] {
+    return this.#chain;
+  }
+
+  /** The peer proved this chain, for the same SPIFFE ID, on the running connection. */
+  renew(chain: readonly Certificate[]): void {
+    const [leaf, ...above] = chain;
+    if (leaf !== undefined) this.#chain = [leaf, ...above];
+  }
 }
 
 const proven = new WeakMap<TLSSocket, PeerIdentity>();
@@ -24,7 +50,7 @@ const proven = new WeakMap<TLSSocket, PeerIdentity>();
  * with two URI names, and shows neither key usage nor path length. What is verified and what the identity is read from
  * are the same bytes. Refuses with PEER_UNTRUSTED, PEER_EXPIRED, PEER_NOT_A_WORKLOAD or PEER_NOT_THE_SERVICE.
  */
-export function provePeer(socket: TLSSocket, trust: PeerTrust): PeerIdentity | Refusal {
+export function provePeer(socket: TLSSocket, trust: PeerTrust): ProvenPeer | Refusal {
   const chain = shownChain(socket, trust);
   if (isRefusal(chain)) return chain;
   const peer = verifyWorkload({ chain, ...trust });
@@ -37,7 +63,7 @@ export function provePeer(socket: TLSSocket, trust: PeerTrust): PeerIdentity | R
       "Call with the identity of a workload: hauberk token create --service NAME",
     );
   }
-  const identity: PeerIdentity = { id: peer.id, leaf: peer.leaf };
+  const identity = new ProvenPeer(peer.id, [peer.leaf, ...chain.slice(1)]);
   proven.set(socket, identity);
   return identity;
 }

@@ -6,8 +6,9 @@ import { endpointLookup } from "./endpoint-lookup.ts";
 import { connect } from "./node-tls.ts";
 import { tlsOptions } from "./options.ts";
 import { provePeer } from "./peer.ts";
+import type { OnProof } from "./proof.ts";
 import { dialContextOf } from "./tls-context.ts";
-import { limitLife } from "./tls-life.ts";
+import { Tenure } from "./tls-tenure.ts";
 
 const lookup = endpointLookup();
 
@@ -25,6 +26,16 @@ export interface MutualTlsCall {
   /** How long before either certificate ends `onEnding` is called; 30 s by default. The socket ends with the first of them. */
   readonly expiryLeadMs?: number;
   readonly onEnding?: (withinMs: number) => void;
+  /** What this side shows and trusts at that time, for proofs of renewed certificates; `identity` by default. */
+  readonly current?: () => TlsIdentity | undefined;
+  readonly onProof?: OnProof;
+}
+
+const tenures = new WeakMap<TLSSocket, Tenure>();
+
+/** How long a socket of `dialMutualTls` may live; whoever speaks HTTP/2 on it says so to it, and gives HTTP/2 its proofs. */
+export function tenureOf(socket: TLSSocket): Tenure | undefined {
+  return tenures.get(socket);
 }
 
 /**
@@ -66,24 +77,32 @@ export function dialMutualTls(call: MutualTlsCall): Promise<TLSSocket | Refusal>
 
 function judge(socket: TLSSocket, call: MutualTlsCall): TLSSocket | Refusal {
   const { identity, clock, expect, alpn } = call;
-  const trust = { roots: identity.roots, trustDomain: identity.id.trustDomain, atMs: clock.wallMs(), expect };
+  const { roots, chain: known } = identity;
+  const { trustDomain } = identity.id;
+  const trust = { roots, known, trustDomain, atMs: clock.wallMs(), expect };
   const peer = provePeer(socket, trust);
   if (isRefusal(peer)) {
     socket.destroy();
     return peer;
   }
-  if (!alpn.some((protocol) => protocol === socket.alpnProtocol)) {
+  const [leaf] = known;
+  if (leaf === undefined || !alpn.some((protocol) => protocol === socket.alpnProtocol)) {
     socket.destroy();
-    return failed(call, `it speaks none of ${alpn.join(", ")}`);
+    return failed(call, leaf === undefined ? "this side has no certificate" : `it speaks none of ${alpn.join(", ")}`);
   }
-  const life = limitLife({
+  const { generation, issuedAtMs, notAfterMs } = identity;
+  const tenure = new Tenure(socket, {
+    role: "client",
+    peer,
+    own: { leaf, generation, issuedAtMs, notAfterMs },
+    trustDomain,
     clock,
-    endsAtMs: Math.min(identity.notAfterMs, peer.leaf.notAfterMs),
     leadMs: call.expiryLeadMs ?? tlsOptions.expiryLeadMs.default,
+    current: call.current ?? (() => identity),
+    onProof: call.onProof,
     onEnding: (withinMs) => call.onEnding?.(withinMs),
-    onEnd: () => socket.destroy(),
   });
-  socket.once("close", () => life.cancel());
+  tenures.set(socket, tenure);
   return socket;
 }
 

@@ -5,10 +5,12 @@ import { Ticker, tickMs, type Ticking } from "./http1-ticker.ts";
 export interface Life {
   /** Milliseconds since 1970. */
   readonly endsAtMs: number;
-  /** The ends proved new certificates on the running connection: it may go on until then. */
+  /** An end proved a new certificate on the running connection: that is when the first of both ends now. */
   extend(endsAtMs: number): void;
-  /** Ends at `endsAtMs` if that is before its own end. */
+  /** Ends at `endsAtMs` if that is before its own end, wherever that moves. */
   shorten(endsAtMs: number): void;
+  /** Takes back every `shorten`. */
+  relieve(): void;
   cancel(): void;
 }
 
@@ -53,12 +55,15 @@ class LimitedLife implements Life, Ticking {
 
   extend(endsAtMs: number): void {
     this.#endsAtMs = endsAtMs;
-    this.#goneByMs = Infinity;
     this.#plan();
   }
 
   shorten(endsAtMs: number): void {
     this.#goneByMs = Math.min(this.#goneByMs, endsAtMs);
+  }
+
+  relieve(): void {
+    this.#goneByMs = Infinity;
   }
 
   cancel(): void {

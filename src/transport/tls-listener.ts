@@ -5,12 +5,14 @@ import { HauberkError, isRefusal, messageOf, refuse, type Refusal } from "../bas
 import type { OptionValues } from "../base/options.ts";
 import type { Published } from "../base/published.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
-import type { PeerIdentity, ServerConnection } from "./exchange.ts";
+import type { PeerIdentity } from "./exchange.ts";
 import { createServer } from "./node-tls.ts";
 import type { tlsOptions } from "./options.ts";
-import { provePeer } from "./peer.ts";
+import { provePeer, type ProvenPeer } from "./peer.ts";
+import type { OnProof, ProofExchange } from "./proof.ts";
 import { secureContextOptions } from "./tls-context.ts";
-import { limitLife, type Life } from "./tls-life.ts";
+import { Tenure, type Carried, type OwnCertificate } from "./tls-tenure.ts";
+import { inTurns } from "./turns.ts";
 
 export interface MutualTlsTerms {
   readonly host: string;
@@ -26,12 +28,18 @@ export interface MutualTlsTerms {
     peer: PeerIdentity,
     alpn: "h2" | "http/1.1",
     life: ConnectionLife,
-  ): Pick<ServerConnection, "drain"> | undefined;
+  ): Carried | undefined;
   onRefused(refusal: Refusal, remoteAddress: string): void;
+  /** What became of proofs of renewed certificates on accepted connections. */
+  readonly onProof?: OnProof;
 }
 
 /** How long an accepted connection may live. */
-export interface ConnectionLife extends Pick<Life, "endsAtMs" | "extend"> {
+export interface ConnectionLife {
+  /** Milliseconds since 1970; moves when a renewed certificate is proven. */
+  readonly endsAtMs: number;
+  /** For HTTP/2, which carries them. */
+  readonly proofs: ProofExchange;
   /** Of the identity that this end showed in the handshake. */
   readonly generation: number;
 }
@@ -40,9 +48,16 @@ export interface Listener {
   readonly port: number;
   /** Connections with a proven peer. */
   readonly connections: number;
+  /**
+   * Takes no new exchange on the connections of which `holds` is true: of those that were made with an older identity, for
+   * example. What is under way on them may go on to the connection's end, and that moves when its ends prove new certificates.
+   */
+  retireWhere(holds: (peer: PeerIdentity, generation: number) => boolean): void;
+  /** The roots have changed: peers that do not stand under them are gone in `withinMs` (30 s by default), unless they prove that they do. */
+  rejudge(withinMs?: number): void;
   /** Drains every connection that was made with an identity older than `generation`; `withinMs`: 30 s by default. */
   drainBefore(generation: number, withinMs?: number): void;
-  /** Drains the connections of which `holds` is true: of a revoked peer, for example. */
+  /** Drains the connections of which `holds` is true, whatever they prove: of a revoked peer, for example. */
   drainWhere(holds: (peer: PeerIdentity, generation: number) => boolean, withinMs?: number): void;
   /** Accepts no more, drains what is there (at once by default), and resolves when all is closed. */
   close(withinMs?: number): Promise<void>;
@@ -51,7 +66,7 @@ export interface Listener {
 /**
  * Accepts mutual TLS 1.3: a certificate is demanded and verified by TLS itself, then by our own rules over the same
  * bytes. A new identity is used from the next handshake on; connections keep the one they were made with, and end before
- * it does. Throws PORT_TAKEN where the port is in use, UNAVAILABLE where it cannot be listened on.
+ * it does, unless both ends prove their new ones on it. Throws PORT_TAKEN where the port is in use, UNAVAILABLE where it cannot be listened on.
  */
 export async function listenMutualTls(terms: MutualTlsTerms): Promise<Listener> {
   const listener = new MutualTlsListener(terms);
@@ -60,6 +75,8 @@ export async function listenMutualTls(terms: MutualTlsTerms): Promise<Listener> 
 }
 
 const drainWithinMs = 30_000;
+/** Of what costs a signature each: a turn takes a millisecond or two then. */
+const membersPerTurn = 8;
 
 class MutualTlsListener implements Listener {
   readonly #terms: MutualTlsTerms;
@@ -68,7 +85,7 @@ class MutualTlsListener implements Listener {
   /** Every accepted socket, also those still in their handshake. */
   readonly #sockets = new Set<Socket>();
   /** By the bytes of their leaf: which one a connection was made with is asked of the connection. */
-  readonly #shown = new Map<string, ShownIdentity>();
+  readonly #shown = new Map<string, OwnCertificate>();
   #closing = false;
   #unsubscribe: () => void = () => undefined;
 
@@ -118,7 +135,15 @@ class MutualTlsListener implements Listener {
   }
 
   drainWhere(holds: (peer: PeerIdentity, generation: number) => boolean, withinMs = drainWithinMs): void {
-    for (const member of this.#members) if (holds(member.peer, member.generation)) member.drain(withinMs);
+    for (const member of this.#members) if (holds(member.peer, member.generation)) member.tenure.drain(withinMs);
+  }
+
+  retireWhere(holds: (peer: PeerIdentity, generation: number) => boolean): void {
+    for (const member of this.#members) if (holds(member.peer, member.generation)) member.tenure.retire();
+  }
+
+  rejudge(withinMs = drainWithinMs): void {
+    inTurns(this.#members, membersPerTurn, (member) => member.tenure.rejudge(withinMs));
   }
 
   close(withinMs = 0): Promise<void> {
@@ -133,6 +158,7 @@ class MutualTlsListener implements Listener {
   #swap(identity: TlsIdentity): void {
     this.#remember(identity);
     this.#server.setSecureContext(secureContextOptions(identity));
+    inTurns(this.#members, membersPerTurn, (member) => member.tenure.renewed());
   }
 
   #remember(identity: TlsIdentity): void {
@@ -141,8 +167,8 @@ class MutualTlsListener implements Listener {
       throw new HauberkError("BUG", "Cannot listen: the identity has no certificate", "Report this with the log");
     const atMs = this.#terms.clock.wallMs();
     for (const [der, shown] of this.#shown) if (shown.notAfterMs <= atMs) this.#shown.delete(der);
-    const { generation, notAfterMs } = identity;
-    this.#shown.set(leaf.der.toString("latin1"), { generation, notAfterMs });
+    const { generation, issuedAtMs, notAfterMs } = identity;
+    this.#shown.set(leaf.der.toString("latin1"), { leaf, generation, issuedAtMs, notAfterMs });
   }
 
   #accepted(socket: Socket): void {
@@ -152,7 +178,7 @@ class MutualTlsListener implements Listener {
 
   #connected(socket: TLSSocket): void {
     socket.on("error", () => undefined); // `close` follows, and whoever carries the connection hears of it.
-    const { identity, trustDomain, clock, options } = this.#terms;
+    const { identity, trustDomain, clock } = this.#terms;
     const remoteAddress = socket.remoteAddress ?? "";
     try {
       const { roots, chain: known } = identity.read();
@@ -163,17 +189,31 @@ class MutualTlsListener implements Listener {
         const because = this.#closing ? "this side ends" : "it was made with a certificate that has ended";
         return this.#refuse(socket, cannotAccept(because), remoteAddress);
       }
-      const member = new Member(socket, { peer, own, clock, leadMs: options.expiryLeadMs });
-      this.#members.add(member);
-      socket.once("close", () => {
-        this.#members.delete(member);
-        member.cancel();
-      });
+      const member = this.#admit(socket, peer, own);
       const alpn = socket.alpnProtocol === "h2" ? "h2" : "http/1.1";
-      member.drainable = this.#terms.onConnection(socket, peer, alpn, member);
+      const carried = this.#terms.onConnection(socket, peer, alpn, member);
+      if (carried !== undefined) member.tenure.carries(carried);
     } catch (thrown) {
       this.#refuse(socket, cannotAccept(messageOf(thrown)), remoteAddress);
     }
+  }
+
+  #admit(socket: TLSSocket, peer: ProvenPeer, own: OwnCertificate): Member {
+    const { identity, trustDomain, clock, options, onProof } = this.#terms;
+    const tenure = new Tenure(socket, {
+      role: "server",
+      peer,
+      own,
+      trustDomain,
+      clock,
+      leadMs: options.expiryLeadMs,
+      current: () => identity.read(),
+      onProof,
+    });
+    const member = new Member(tenure, own.generation);
+    this.#members.add(member);
+    socket.once("close", () => this.#members.delete(member));
+    return member;
   }
 
   #refuse(socket: TLSSocket, refusal: Refusal, remoteAddress: string): void {
@@ -203,53 +243,26 @@ class MutualTlsListener implements Listener {
   }
 }
 
-interface ShownIdentity {
-  readonly generation: number;
-  readonly notAfterMs: number;
-}
-
 /** One accepted connection. */
 class Member implements ConnectionLife {
-  readonly peer: PeerIdentity;
+  readonly tenure: Tenure;
   readonly generation: number;
-  drainable: Pick<ServerConnection, "drain"> | undefined;
-  readonly #socket: TLSSocket;
-  readonly #clock: Clock;
-  readonly #life: Life;
 
-  constructor(socket: TLSSocket, made: { peer: PeerIdentity; own: ShownIdentity; clock: Clock; leadMs: number }) {
-    this.#socket = socket;
-    this.peer = made.peer;
-    this.generation = made.own.generation;
-    this.#clock = made.clock;
-    this.#life = limitLife({
-      clock: made.clock,
-      endsAtMs: Math.min(made.own.notAfterMs, made.peer.leaf.notAfterMs),
-      leadMs: made.leadMs,
-      onEnding: (withinMs) => this.drainable?.drain(withinMs),
-      onEnd: () => socket.destroy(),
-    });
+  constructor(tenure: Tenure, generation: number) {
+    this.tenure = tenure;
+    this.generation = generation;
+  }
+
+  get peer(): PeerIdentity {
+    return this.tenure.peer;
   }
 
   get endsAtMs(): number {
-    return this.#life.endsAtMs;
+    return this.tenure.endsAtMs;
   }
 
-  extend(endsAtMs: number): void {
-    this.#life.extend(endsAtMs);
-  }
-
-  cancel(): void {
-    this.#life.cancel();
-  }
-
-  drain(withinMs: number): void {
-    if (withinMs <= 0) {
-      this.#socket.destroy();
-      return;
-    }
-    this.#life.shorten(this.#clock.wallMs() + withinMs);
-    this.drainable?.drain(withinMs);
+  get proofs(): ProofExchange {
+    return this.tenure.proofs;
   }
 }
 

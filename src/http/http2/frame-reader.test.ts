@@ -49,6 +49,9 @@ class Recorder implements FrameListener {
   windowUpdate(id: number, increment: number): void {
     this.heard.push(`window ${id} ${increment}`);
   }
+  proof(acknowledges: boolean, id: number, bytes: Buffer, start: number, end: number): void {
+    this.heard.push(`proof ${acknowledges} ${id} ${bytes.toString("hex", start, end)}`);
+  }
   unknown(): void {
     this.heard.push("unknown");
   }
@@ -86,6 +89,8 @@ const everything = Buffer.concat([
   rawFrame(frames.WINDOW_UPDATE, 0, 0, uint32(0x8000_0005)),
   rawFrame(frames.PING, 0, 0, "0102030405060708"),
   rawFrame(0x77, 0xff, 9, "0102"),
+  rawFrame(frames.PROOF, 0, 0, "00000001 0000"),
+  rawFrame(frames.PROOF, frames.ACK, 3),
   rawFrame(frames.GOAWAY, 0, 0, "00000007 00000001 61"),
 ]);
 
@@ -105,6 +110,8 @@ const inOrder = [
   "window 0 5",
   "ping false 0102030405060708",
   "unknown",
+  "proof false 0 000000010000",
+  "proof true 3 ",
   "goaway 7 1",
 ];
 

@@ -13,6 +13,7 @@ import {
   PAYLOAD_MAX,
   PING,
   PRIORITY,
+  PROOF,
   PROTOCOL_ERROR,
   PUSH_PROMISE,
   RST_STREAM,
@@ -43,6 +44,8 @@ export interface FrameListener {
   ping(acknowledges: boolean, bytes: Buffer, at: number): void;
   goaway(lastStreamId: number, code: number): void;
   windowUpdate(streamId: number, increment: number): void;
+  /** PROOF, of whatever stream and size: who has not agreed on it takes it for unknown. The payload is lent. */
+  proof(acknowledges: boolean, streamId: number, bytes: Buffer, start: number, end: number): void;
   /** A frame of a type that nobody knows: to be ignored (RFC 9113, 5.5). */
   unknown(): void;
   /** The frame breaks its own rules and ends only its stream. */
@@ -265,6 +268,9 @@ export class FrameReader {
       case PING:
       case GOAWAY:
         this.#connectionFrame(type, flags, streamId, bytes, start, payload);
+        return;
+      case PROOF:
+        this.#listener.proof((flags & ACK) !== 0, streamId, bytes, start, end);
         return;
       default:
         this.#listener.unknown();

@@ -10,6 +10,8 @@ export const PING = 0x6;
 export const GOAWAY = 0x7;
 export const WINDOW_UPDATE = 0x8;
 export const CONTINUATION = 0x9;
+/** An extension of ours: a renewed certificate (docs/decisions/0010). Of the range that is left for experiments (RFC 7540, 11.2). */
+export const PROOF = 0xf5;
 
 export const END_STREAM = 0x1;
 export const ACK = 0x1;
@@ -30,6 +32,7 @@ export const COMPRESSION_ERROR = 0x9;
 /** Never said by us; the table is whole. @public */
 export const CONNECT_ERROR = 0xa;
 export const ENHANCE_YOUR_CALM = 0xb;
+export const INADEQUATE_SECURITY = 0xc;
 
 const errorNames: readonly string[] = [
   "NO_ERROR",
@@ -71,6 +74,14 @@ export function writeFrameHead(out: Buffer, at: number, payload: number, typeAnd
   out[at + 3] = typeAndFlags >>> 8;
   out[at + 4] = typeAndFlags;
   writeUint32(out, at + 5, streamId);
+}
+
+/** A frame of the connection as a whole. */
+export function wholeFrame(typeAndFlags: number, payload: Buffer): Buffer {
+  const frame = Buffer.allocUnsafe(FRAME_HEAD_BYTES + payload.length);
+  writeFrameHead(frame, 0, payload.length, typeAndFlags, 0);
+  payload.copy(frame, FRAME_HEAD_BYTES);
+  return frame;
 }
 
 export function writeUint32(out: Buffer, at: number, value: number): void {

@@ -19,6 +19,12 @@ const MAX_FRAME_SIZE = 5;
 export const MAX_HEADER_LIST_SIZE = 6;
 export const ENABLE_CONNECT_PROTOCOL = 8;
 
+/**
+ * The highest version of certificate proofs that an end takes: 1, or absent (docs/decisions/0010). Of the range that is
+ * left for experiments (RFC 7540, 11.3).
+ */
+export const CERTIFICATE_PROOFS = 0xf9b5;
+
 const SETTING_BYTES = 6;
 
 /** A SETTINGS frame of these numbers and values, in this order. */
