@@ -1,25 +1,11 @@
-import { existsSync, readFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
-import { gunzipSync } from "node:zlib";
 import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { encoders, fieldsOf, storiesOf, vectorsMissing as missing } from "../../../test/support/hpack-vectors.ts";
 import { FieldList } from "./field-list.ts";
 import { MALFORMED, ORDINARY, REFUSED } from "./field-mark.ts";
 import { HpackDecoder } from "./hpack-decoder.ts";
 import { HpackEncoder, boundOf } from "./hpack-encoder.ts";
 import { decodeHuffman } from "./huffman.ts";
-
-const vectors = fileURLToPath(new URL("../../../../shared/vectors/hpack/", import.meta.url));
-const missing = existsSync(vectors) ? "" : ` (skipped: ${vectors} is absent)`;
-
-interface Story {
-  story: string;
-  cases: { wire?: string; headers: Record<string, string>[]; header_table_size?: number }[];
-}
-
-function storiesOf(set: string): Story[] {
-  return JSON.parse(gunzipSync(readFileSync(`${vectors}${set}.json.gz`)).toString()) as Story[];
-}
 
 const roomy = { fieldsMax: 10_000, bytesMax: 10_000_000 };
 
@@ -54,25 +40,22 @@ function encode(encoder: HpackEncoder, fields: string[]): Buffer {
   return out.subarray(0, encoder.at);
 }
 
-const sets = [
-  "nghttp2",
-  "nghttp2-change-table-size",
-  "haskell-http2-linear-huffman",
-  "go-hpack",
-  "swift-nio-hpack-huffman",
-];
+test.skipIf(missing !== "")(`the public vectors hold more than 16,000 cases of five encoders${missing}`, () => {
+  const cases = encoders.flatMap((set) => storiesOf(set).flatMap((story) => story.cases));
+  expect([encoders.length, cases.length]).toEqual([5, 16_803]);
+});
 
-for (const set of sets) {
+for (const set of encoders) {
   test.skipIf(missing !== "")(`every block of ${set} decodes to its fields${missing}`, () => {
     for (const { story, cases } of storiesOf(set)) {
       // The first size is the one that the connection began with; later ones are changes.
       const decoder = new HpackDecoder(cases[0]?.header_table_size ?? 4096);
-      for (const [index, { wire, headers, header_table_size }] of cases.entries()) {
+      for (const [index, one] of cases.entries()) {
+        const { wire, header_table_size } = one;
         if (index > 0 && header_table_size !== undefined && header_table_size !== cases[index - 1]?.header_table_size)
           decoder.setLimit(header_table_size);
         const list = decode(decoder, hex(wire ?? ""));
-        const expected = headers.flatMap((header) => Object.entries(header).flat());
-        expect(list && flat(list), `${set} ${story} ${index} ${decoder.because}`).toEqual(expected);
+        expect(list && flat(list), `${set} ${story} ${index} ${decoder.because}`).toEqual(fieldsOf(one));
       }
     }
   });
@@ -86,8 +69,8 @@ test.skipIf(missing !== "")(
     for (const { cases } of storiesOf("raw-data")) {
       const decoder = new HpackDecoder(4096);
       const encoder = new HpackEncoder(4096);
-      for (const { headers } of cases) {
-        const fields = headers.flatMap((header) => Object.entries(header).flat()).map((part) => part.trim());
+      for (const one of cases) {
+        const fields = fieldsOf(one).map((part) => part.trim());
         const kept: string[] = [];
         for (let i = 0; i < fields.length; i += 2) {
           const name = fields[i] as string;

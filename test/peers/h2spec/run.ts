@@ -66,14 +66,14 @@ async function main(): Promise<number> {
       {
         listener: "outbound (h2c)",
         program: command,
-        args: ["--strict", "--host", "127.0.0.1", "--port", String(toPort)],
+        args: ["--strict", "--timeout", "10", "--host", "127.0.0.1", "--port", String(toPort)],
         url: `http://127.0.0.1:${toPort}`,
         authority: `127.0.0.1:${toPort}`,
       },
       {
         listener: "inbound (mutual TLS)",
         program: commandNamed,
-        args: ["-host", "orders", "-address", "127.0.0.2", "-port", String(bridge.port)],
+        args: ["-timeout", "10", "-host", "orders", "-address", "127.0.0.2", "-port", String(bridge.port)],
         url: `https://127.0.0.2:${bridge.port}`,
         authority: `orders:${bridge.port}`,
       },
