@@ -1,4 +1,4 @@
-import { chmodSync, closeSync, lstatSync, mkdirSync, openSync } from "node:fs";
+import { chmodSync, closeSync, fsyncSync, lstatSync, mkdirSync, openSync } from "node:fs";
 import { dirname } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import type { Clock } from "../base/clock.ts";
@@ -54,6 +54,7 @@ function protect(file: string): void {
   mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
   try {
     closeSync(openSync(file, "wx", 0o600));
+    syncFolders(dirname(file));
   } catch (thrown) {
     if ((thrown as { code?: string }).code !== "EEXIST") throw thrown;
     if (!lstatSync(file).isFile()) {
@@ -66,6 +67,18 @@ function protect(file: string): void {
     // By path: to open and close it would drop the locks that this process may hold on it.
     chmodSync(file, 0o600);
   }
+}
+
+/** SQLite syncs the file and its own folder; folders that were made for it a moment ago are not safe by that. */
+function syncFolders(folder: string): void {
+  try {
+    const handle = openSync(folder, "r");
+    fsyncSync(handle);
+    closeSync(handle);
+  } catch {
+    return; // Not this user's: then this user did not make what is in it.
+  }
+  if (dirname(folder) !== folder) syncFolders(dirname(folder));
 }
 
 function connect(context: SqliteStoreContext, readOnly = false): DatabaseSync {

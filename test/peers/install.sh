@@ -11,6 +11,8 @@ need haproxy haproxy
 need nginx nginx-light
 need wrk wrk
 need h2load nghttp2-client
+need gcc gcc
+[ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
 if [ ${#missing[@]} -eq 0 ]; then
   echo "every peer is installed"
   exit 0
