@@ -225,7 +225,7 @@ export class Http2Output {
     if (this.#reuses) for (const segment of this.#lent) giveBack(segment);
     this.#lent = [];
     this.#onWritten();
-    if (this.pending > 0 && !this.#scheduled) this.#schedule();
+    if (this.pending > 0) this.flush();
   };
 
   #schedule(): void {

@@ -1,13 +1,5 @@
 import type { Fields, RequestHead, ResponseHead } from "../message.ts";
-import {
-  authorityBytes,
-  consistsOf,
-  methodBytes,
-  sameName,
-  targetBytes,
-  tokenBytes,
-  valueBytes,
-} from "./characters.ts";
+import { authorityBytes, consistsOf, methodBytes, targetBytes, tokenBytes, valueBytes } from "./characters.ts";
 import { mayTrail } from "./fields.ts";
 import { withoutHandshake } from "./websocket.ts";
 
@@ -166,31 +158,49 @@ function fieldsText(fields: Fields, withLength: boolean): string | undefined {
   for (let i = 0; i < fields.length; i += 2) {
     const name = fields[i] as string;
     const value = fields[i + 1] as string;
-    if (name === "" || !consistsOf(name, tokenBytes) || !consistsOf(value, valueBytes)) return undefined;
-    if (isFraming(name, withLength)) continue;
-    text += name + ": " + value + "\r\n";
+    const start = starts.get(name) ?? learnStart(name);
+    if (start === invalid || !consistsOf(value, valueBytes)) return undefined;
+    if (start === dropped || (start === length && !withLength)) continue;
+    text += start + value + "\r\n";
   }
   return text;
 }
 
-/** What only this hop's own framing may say; Content-Length only where it describes a body that is not sent. */
-function isFraming(name: string, withLength: boolean): boolean {
-  switch (name.length) {
-    case 2:
-      return sameName(name, 0, "te");
-    case 4:
-      return sameName(name, 0, "host");
-    case 7:
-      return sameName(name, 0, "upgrade") || sameName(name, 0, "trailer");
-    case 10:
-      return sameName(name, 0, "connection") || sameName(name, 0, "keep-alive");
-    case 14:
-      return !withLength && sameName(name, 0, "content-length");
-    case 16:
-      return sameName(name, 0, "proxy-connection");
-    case 17:
-      return sameName(name, 0, "transfer-encoding");
-    default:
-      return false;
+/** How the line of a name begins, judged once; what is no line is a text that no line begins with. */
+const invalid = "";
+const dropped = ":";
+const length = "content-length: ";
+const starts = new Map<string, string>();
+const startsMax = 512;
+const nameLengthMax = 64;
+
+/** A handful of names come all the time. Bounded; the oldest goes. */
+function learnStart(name: string): string {
+  const start = startOf(name);
+  if (name.length > nameLengthMax) return start;
+  if (starts.size >= startsMax) {
+    const oldest = starts.keys().next();
+    if (oldest.done !== true) starts.delete(oldest.value);
   }
+  starts.set(name, start);
+  return start;
 }
+
+function startOf(name: string): string {
+  if (name === "" || !consistsOf(name, tokenBytes)) return invalid;
+  const lower = name.toLowerCase();
+  if (lower === "content-length") return length;
+  return framing.has(lower) ? dropped : `${name}: `;
+}
+
+/** What only this hop's own framing may say; Content-Length too, but where it describes a body that is not sent. */
+const framing: ReadonlySet<string> = new Set([
+  "te",
+  "host",
+  "upgrade",
+  "trailer",
+  "connection",
+  "keep-alive",
+  "proxy-connection",
+  "transfer-encoding",
+]);
