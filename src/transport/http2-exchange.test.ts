@@ -197,17 +197,26 @@ describe("flow control", () => {
         const { client } = await bothEnds(
           (exchange) => {
             exchange.respond({ status: 200, fields: [], bodyLength: -1 }, false);
+            // What a stream holds that has ended is given back with it, consumed or not.
+            let held = 0;
             exchange.listen({
               data(chunk) {
                 unconsumed += chunk.length;
+                held += chunk.length;
                 unconsumedMost = Math.max(unconsumedMost, unconsumed);
                 exchange.write(chunk);
                 late.push(() => {
-                  unconsumed -= chunk.length;
+                  const counted = Math.min(held, chunk.length);
+                  held -= counted;
+                  unconsumed -= counted;
                   exchange.consume(chunk.length);
                 });
               },
-              end: (trailers) => exchange.end(trailers),
+              end(trailers) {
+                unconsumed -= held;
+                held = 0;
+                exchange.end(trailers);
+              },
               aborted() {},
               drained() {},
             });
