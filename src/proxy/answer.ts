@@ -1,5 +1,6 @@
 import { failures, type FailureCode, type Refusal } from "../base/errors.ts";
-import type { Fields, RequestHead } from "../http/message.ts";
+import { grpcOnlyFields, grpcStatusFields, isGrpcType } from "../http/grpc.ts";
+import type { Fields, RequestHead, ResponseHead } from "../http/message.ts";
 import { fieldOf } from "../http/message.ts";
 import type { ServerExchange } from "../transport/exchange.ts";
 
@@ -10,7 +11,9 @@ import type { ServerExchange } from "../transport/exchange.ts";
 export function sendAnswer(exchange: ServerExchange, refusal: Refusal, requestId: string): void {
   const head = exchange.head;
   if (isGrpc(head)) {
-    exchange.respond({ status: 200, fields: grpcFields(refusal, requestId), bodyLength: 0 }, true);
+    const fields = grpcOnlyFields(refusal);
+    fields.push("x-request-id", requestId);
+    exchange.respond({ status: 200, fields, bodyLength: 0 }, true);
     return;
   }
   const { status } = failures[refusal.code];
@@ -23,6 +26,22 @@ export function sendAnswer(exchange: ServerExchange, refusal: Refusal, requestId
   exchange.respond({ status, fields, bodyLength: body.length }, false);
   exchange.write(body);
   exchange.end();
+}
+
+/**
+ * Ends an answer whose head is out and whose rest will not come. A gRPC client is told in trailers, with the status of the
+ * same row, because it takes a reset for a fault of the connection; for everybody else only the cut says that something is
+ * missing. `began` is the head that went out.
+ */
+export function cutAnswer(exchange: ServerExchange, refusal: Refusal, began: ResponseHead | undefined): void {
+  const told =
+    began !== undefined &&
+    began.status === 200 &&
+    began.bodyLength < 0 &&
+    exchange.connection.protocol === "h2" &&
+    isGrpcType(fieldOf(began.fields, "content-type") ?? "");
+  if (told) exchange.end(grpcStatusFields(refusal));
+  else exchange.abort({ kind: "lost", because: refusal.message });
 }
 
 /** The status that `code` has over HTTP, for counters and logs. */
@@ -52,38 +71,6 @@ function plainFields(code: FailureCode, requestId: string): Fields {
   return fields;
 }
 
-/** Trailers-Only (gRPC over HTTP/2): one HEADERS frame that ends the stream. */
-function grpcFields(refusal: Refusal, requestId: string): Fields {
-  return [
-    "content-type",
-    "application/grpc",
-    "grpc-status",
-    String(failures[refusal.code].grpc),
-    "grpc-message",
-    percentEncoded(`${refusal.message}. ${refusal.hint}`),
-    "x-hauberk-code",
-    refusal.code,
-    "x-request-id",
-    requestId,
-  ];
-}
-
-/** `application/grpc`, also with a suffix such as `+proto`; not `application/grpc-web`, whose clients read HTTP. */
 function isGrpc(head: RequestHead): boolean {
-  const type = fieldOf(head.fields, "content-type");
-  if (type === undefined || !/^application\/grpc/i.test(type)) return false;
-  const next = type.charAt("application/grpc".length);
-  return next === "" || next === "+" || next === ";" || next === " ";
-}
-
-/** As the gRPC protocol wants messages: space to tilde as they are, but for "%", all else as %XX of UTF-8. */
-function percentEncoded(text: string): string {
-  let out = "";
-  for (const byte of Buffer.from(text, "utf8")) {
-    out +=
-      byte >= 0x20 && byte <= 0x7e && byte !== 0x25
-        ? String.fromCharCode(byte)
-        : `%${byte.toString(16).toUpperCase().padStart(2, "0")}`;
-  }
-  return out;
+  return isGrpcType(fieldOf(head.fields, "content-type") ?? "");
 }

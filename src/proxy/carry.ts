@@ -1,7 +1,14 @@
 import type { Clock } from "../base/clock.ts";
-import { refuse, type FailureCode, type Refusal } from "../base/errors.ts";
+import { failures, refuse, type FailureCode, type Refusal } from "../base/errors.ts";
 import type { OptionValues } from "../base/options.ts";
-import { asksForTunnel, opensTunnel, type Fields, type RequestHead, type ResponseHead } from "../http/message.ts";
+import {
+  asksForTunnel,
+  fieldOf,
+  opensTunnel,
+  type Fields,
+  type RequestHead,
+  type ResponseHead,
+} from "../http/message.ts";
 import type { AccessLog } from "../telemetry/access-log.ts";
 import type { Logger } from "../telemetry/logger.ts";
 import type { Gauge } from "../telemetry/metrics.ts";
@@ -14,12 +21,12 @@ import type {
   ServerExchange,
 } from "../transport/exchange.ts";
 import { Alarm, type Alarms } from "./alarms.ts";
-import { sendAnswer, statusOf } from "./answer.ts";
+import { cutAnswer, sendAnswer, statusOf } from "./answer.ts";
 import type { Audits } from "./audits.ts";
 import { takeResponse, takeTrailers, type Labels, type RequestNotes } from "./headers.ts";
 import type { Meters, RequestMeter, Side, TunnelMeter } from "./meters.ts";
 import type { proxyOptions } from "./options.ts";
-import { tunnelIdle, tunnelTooOld, upstreamInvalid } from "./refusals.ts";
+import { tunnelIdle, tunnelTooOld, upstreamInvalid, upstreamLost } from "./refusals.ts";
 
 /** What every request of one side shares. */
 export interface CarryContext {
@@ -95,6 +102,8 @@ const finished = 4;
 type Phase = typeof deciding | typeof waiting | typeof sent | typeof answered | typeof finished;
 
 const nothingHeld: Buffer[] = [];
+/** What a client makes of its own leaving. */
+const grpcCancelled = "1";
 
 /**
  * One request on its way through the sidecar and its answer on the way back: bodies stream with backpressure both ways, the
@@ -122,6 +131,9 @@ export abstract class Carry extends Alarm implements BodyEvents {
   protected service = "";
   #phase: Phase = deciding;
   #status = 0;
+  /** Of a gRPC call: the head that went out, and how the call ended. */
+  #grpcHead: ResponseHead | undefined = undefined;
+  #grpcStatus: string | undefined = undefined;
   /** The request's body from its first byte, while it is held whole. */
   #held: Buffer[] = nothingHeld;
   #heldBytes = 0;
@@ -160,8 +172,10 @@ export abstract class Carry extends Alarm implements BodyEvents {
 
   /** An attempt was lost before its head; gives the answer to make, or undefined where it goes on. */
   protected abstract lost(attempt: Attempt, loss: Loss): Refusal | undefined;
-  /** A head arrived; true where it is not passed on because the request is sent again. */
-  protected abstract judged(attempt: Attempt, head: ResponseHead): boolean;
+  /** A head arrived, with `end` all of the answer; true where it is not passed on because the request is sent again. */
+  protected abstract judged(attempt: Attempt, head: ResponseHead, end: boolean): boolean;
+  /** The answer to a call of gRPC is whole, with this status. */
+  protected abstract concluded(attempt: Attempt, grpcStatus: string | undefined): void;
   /** An attempt is over, in whatever way: what it held is free. Called once for each. */
   protected abstract released(attempt: Attempt, how: "answered" | "lost" | "given up"): void;
   /** The principal that asks, for the access log. */
@@ -217,6 +231,7 @@ export abstract class Carry extends Alarm implements BodyEvents {
   aborted(loss: Loss): void {
     if (this.#phase === finished) return;
     this.#giveUp(loss.because);
+    this.#grpcStatus = grpcCancelled;
     if (this.headWritten) this.meter.answered(this.#status);
     else this.meter.cancelled();
     this.#finish(undefined);
@@ -241,10 +256,11 @@ export abstract class Carry extends Alarm implements BodyEvents {
       this.refuse(upstreamInvalid(this.service));
       return;
     }
-    if (this.judged(attempt, head)) return;
+    if (this.judged(attempt, head, end)) return;
     this.#phase = answered;
     this.#status = head.status;
     this.shared.alarms.cancel(this);
+    if (this.notes.grpc) this.#beganGrpc(head, end);
     const fields = takeResponse(head, this.shared.keepCode);
     this.#answerEnded = end;
     this.exchange.respond({ status: head.status, fields, bodyLength: head.bodyLength }, end);
@@ -261,7 +277,12 @@ export abstract class Carry extends Alarm implements BodyEvents {
 
   onEnd(attempt: Attempt, trailers: Fields | undefined): void {
     this.#answerEnded = true;
-    this.exchange.end(this.#tunnel === undefined ? takeTrailers(trailers) : undefined);
+    if (this.notes.grpc) {
+      this.#grpcStatus = trailers === undefined ? undefined : fieldOf(trailers, "grpc-status");
+      this.concluded(attempt, this.#grpcStatus);
+    }
+    const keepCode = this.notes.grpc && this.shared.keepCode;
+    this.exchange.end(this.#tunnel === undefined ? takeTrailers(trailers, keepCode) : undefined);
     if (this.#tunnel === undefined || this.#requestEnded) this.#complete(attempt);
   }
 
@@ -270,9 +291,13 @@ export abstract class Carry extends Alarm implements BodyEvents {
     if (this.#phase === answered) {
       // The status is out: cutting the answer short is the only way to say that it is not whole.
       this.released(attempt, "lost");
-      this.exchange.abort({ kind: "lost", because: loss.because });
-      this.meter.refused(loss.kind === "invalid" ? "UPSTREAM_INVALID" : "UPSTREAM_LOST", this.#status);
-      this.#finish(loss.kind === "invalid" ? "UPSTREAM_INVALID" : "UPSTREAM_LOST");
+      const refusal =
+        loss.kind === "invalid"
+          ? upstreamInvalid(this.service)
+          : upstreamLost(this.exchange.head.method, this.service);
+      this.#cut(refusal);
+      this.meter.refused(refusal.code, this.#status);
+      this.#finish(refusal.code);
       return;
     }
     this.#phase = waiting;
@@ -331,11 +356,28 @@ export abstract class Carry extends Alarm implements BodyEvents {
   refuse(refusal: Refusal): void {
     if (this.#phase === finished) return;
     this.#giveUp(refusal.code);
-    if (this.#phase === answered) this.exchange.abort({ kind: "lost", because: refusal.message });
-    else sendAnswer(this.exchange, refusal, this.requestId);
+    if (this.#phase === answered) this.#cut(refusal);
+    else {
+      this.#grpcStatus = String(failures[refusal.code].grpc);
+      sendAnswer(this.exchange, refusal, this.requestId);
+    }
     this.#status = statusOf(refusal.code);
     this.meter.refused(refusal.code, this.#status);
     this.#finish(refusal.code);
+  }
+
+  /** The rest of an answer that has begun will not come. */
+  #cut(refusal: Refusal): void {
+    this.#grpcStatus = String(failures[refusal.code].grpc);
+    cutAnswer(this.exchange, refusal, this.#grpcHead);
+  }
+
+  /** The deadline of a gRPC call is that of all of it, also of a stream that has begun. */
+  #beganGrpc(head: ResponseHead, end: boolean): void {
+    const { grpcTimeoutMs } = this.notes;
+    this.#grpcHead = head;
+    if (end) this.#grpcStatus = fieldOf(head.fields, "grpc-status");
+    else if (grpcTimeoutMs !== undefined) this.shared.alarms.set(this, this.startedMs + grpcTimeoutMs);
   }
 
   /** Counts and logs what a decision says of policies in mode AUDIT. */
@@ -418,7 +460,7 @@ export abstract class Carry extends Alarm implements BodyEvents {
       refuse(
         "DEADLINE_EXCEEDED",
         `Cannot wait longer for ${this.service === "" ? "the answer" : `"${this.service}"`}: the deadline has passed`,
-        "Raise the deadline (x-hauberk-timeout-ms, requestTimeoutMs), or look at why the service is slow",
+        "Raise the deadline (x-hauberk-timeout-ms, grpc-timeout, requestTimeoutMs), or look at why the service is slow",
       ),
     );
   }
@@ -467,6 +509,7 @@ export abstract class Carry extends Alarm implements BodyEvents {
     this.#phase = finished;
     const { shared } = this;
     const durationMs = shared.clock.monotonicMs() - this.startedMs;
+    if (this.notes.grpc) this.meter.grpc(this.#grpcStatus);
     if (this.#tunnel === undefined) {
       shared.alarms.cancel(this);
       shared.openRequests.add(-1);

@@ -316,7 +316,7 @@ export class Labels {
 }
 
 /** RFC 9110, 7.6.3: who received the message, and by which version of the protocol. */
-export function viaOf(connection: { readonly protocol: "http/1.1" | "h2" }): string {
+export function viaOf(connection: { readonly protocol: string }): string {
   return connection.protocol === "h2" ? "2 hauberk" : "1.1 hauberk";
 }
 

@@ -2,7 +2,7 @@ import { isRefusal, messageOf, type FailureCode, type Refusal } from "../base/er
 import type { Published } from "../base/published.ts";
 import type { SpiffeId } from "../base/spiffe-id.ts";
 import type { RouteePort } from "../contract/watch.ts";
-import type { Fields, RequestHead, ResponseHead } from "../http/message.ts";
+import type { Fields, RequestHead } from "../http/message.ts";
 import { normalizePath } from "../http/target.ts";
 import { decide, type Call, type TokenState } from "../policy/decide.ts";
 import type { ResilienceLimits } from "../resilience/options.ts";
@@ -10,7 +10,7 @@ import { mayRetry, type RetryBudget } from "../resilience/retry.ts";
 import type { ClientConnection, Handler, Loss, ServerExchange } from "../transport/exchange.ts";
 import { noBearer, type Bearer } from "./bearer.ts";
 import { Attempt, Carry, type CarryContext } from "./carry.ts";
-import { addLabels, takeRequest, viaInbound } from "./headers.ts";
+import { addLabels, shortenGrpcTimeout, takeRequest, viaOf } from "./headers.ts";
 import type { TokenVerifier } from "./jwt.ts";
 import {
   noPath,
@@ -191,10 +191,15 @@ class InboundCall extends Carry implements Call {
   #complete(snapshot: Snapshot): void {
     const { fields } = this;
     if (this.notes.authorization !== undefined && this.#keepsToken(snapshot)) {
-      for (let i = fields.length - 2; i >= 0; i -= 2) if (fields[i] === "authorization") fields.splice(i, 2);
+      for (let i = fields.length - 2; i >= 0; i -= 2) {
+        if (fields[i] !== "authorization") continue;
+        fields.splice(i, 2);
+        if (i < this.notes.grpcTimeoutAt) this.notes.grpcTimeoutAt -= 2;
+      }
     }
     const peer = this.principal as SpiffeId;
-    fields.push("via", viaInbound, "x-forwarded-client-cert", `By=${this.#context.ownId()};URI=${peer.text}`);
+    const by = `By=${this.#context.ownId()};URI=${peer.text}`;
+    fields.push("via", viaOf(this.exchange.connection), "x-forwarded-client-cert", by);
     addLabels(fields, this, this.#context.labels);
     const { method, bodyLength, upgrade } = this.exchange.head;
     const head = { method, scheme: "http", authority: this.#authority, path: this.#target, fields, bodyLength };
@@ -209,6 +214,9 @@ class InboundCall extends Carry implements Call {
 
   #send(): void {
     this.#tries++;
+    if (this.notes.grpcTimeoutMs !== undefined) {
+      shortenGrpcTimeout(this.notes, this.#context.clock.monotonicMs() - this.startedMs);
+    }
     const attempt = new Attempt(this);
     if (!this.sendOn(this.#sender as RouteeSender, attempt, this.#head as RequestHead)) {
       attempt.over = true;
@@ -234,8 +242,12 @@ class InboundCall extends Carry implements Call {
     return loss.kind === "invalid" ? upstreamInvalid(this.service) : upstreamLost(method, this.service);
   }
 
-  protected override judged(_attempt: Attempt, _head: ResponseHead): boolean {
+  protected override judged(): boolean {
     return false;
+  }
+
+  protected override concluded(): void {
+    // There is one routee, and nothing to learn of it.
   }
 
   protected override released(): void {

@@ -4,6 +4,8 @@ import type { Counter, Gauge, Handles, Histogram, Metrics } from "../telemetry/m
 
 export type Side = "inbound" | "outbound";
 
+const statusForm = /^(?:[0-9]|1[0-6])$/;
+
 /** Counters of one side and service, resolved once: a request costs two array look-ups. */
 export class RequestMeter {
   readonly #side: Side;
@@ -11,13 +13,19 @@ export class RequestMeter {
   readonly #requests: Handles<Counter>;
   readonly #byStatus: (Counter | undefined)[] = [];
   readonly #byCode = new Map<FailureCode, Counter>();
+  readonly #grpc: Handles<Counter>;
+  readonly #byGrpc = new Map<string, Counter>();
   readonly latency: Histogram;
 
-  constructor(about: { side: Side; service: string }, requests: Handles<Counter>, latency: Handles<Histogram>) {
+  constructor(
+    about: { side: Side; service: string },
+    families: { requests: Handles<Counter>; grpc: Handles<Counter>; latency: Handles<Histogram> },
+  ) {
     this.#side = about.side;
     this.#service = about.service;
-    this.#requests = requests;
-    this.latency = latency.with(about.side, about.service);
+    this.#requests = families.requests;
+    this.#grpc = families.grpc;
+    this.latency = families.latency.with(about.side, about.service);
   }
 
   /** An answer of the other end. */
@@ -36,6 +44,18 @@ export class RequestMeter {
     if (counter === undefined) {
       counter = this.#requests.with(this.#side, this.#service, String(status), code);
       this.#byCode.set(code, counter);
+    }
+    counter.add();
+  }
+
+  /** How a call of gRPC ended: its status of 0 to 16, "other" for any other, "none" for an answer without one. */
+  grpc(status: string | undefined): void {
+    const known = status === undefined || statusForm.test(status);
+    const label = status === undefined ? "none" : known ? status : "other";
+    let counter = this.#byGrpc.get(label);
+    if (counter === undefined) {
+      counter = this.#grpc.with(this.#side, this.#service, label);
+      this.#byGrpc.set(label, counter);
     }
     counter.add();
   }
@@ -60,6 +80,7 @@ const stateNumbers: Readonly<Record<BreakerState, number>> = { closed: 0, probin
 /** Everything that the data plane counts (names end in their unit; see docs). */
 export class Meters {
   readonly #requests: Handles<Counter>;
+  readonly #grpc: Handles<Counter>;
   readonly #latency: Handles<Histogram>;
   readonly #meters = { inbound: new Map<string, RequestMeter>(), outbound: new Map<string, RequestMeter>() };
   readonly #tunnels = { inbound: new Map<string, TunnelMeter>(), outbound: new Map<string, TunnelMeter>() };
@@ -91,6 +112,13 @@ export class Meters {
       "service",
       "status",
       "reason",
+    );
+    this.#grpc = counter(
+      "hauberk_grpc_calls_total",
+      'Calls of gRPC by side, called service and grpc-status; "none" for an answer that ended without one.',
+      "side",
+      "service",
+      "grpc_status",
     );
     this.#latency = metrics.histogram({
       name: "hauberk_request_seconds",
@@ -175,7 +203,8 @@ export class Meters {
   requests(side: Side, service: string): RequestMeter {
     let meter = this.#meters[side].get(service);
     if (meter === undefined) {
-      meter = new RequestMeter({ side, service }, this.#requests, this.#latency);
+      const families = { requests: this.#requests, grpc: this.#grpc, latency: this.#latency };
+      meter = new RequestMeter({ side, service }, families);
       this.#meters[side].set(service, meter);
     }
     return meter;

@@ -7,7 +7,7 @@ import { normalizePath } from "../http/target.ts";
 import { decide, type Call, type TokenState } from "../policy/decide.ts";
 import { couldAllow } from "../policy/reduce.ts";
 import { backoffMs } from "../resilience/backoff.ts";
-import { lossFails, refusedTicket, statusFails } from "../resilience/breaker.ts";
+import { grpcStatusFails, lossFails, refusedTicket, statusFails } from "../resilience/breaker.ts";
 import { timeoutField } from "../resilience/deadline.ts";
 import type { LossKind } from "../resilience/loss.ts";
 import type { ResilienceLimits } from "../resilience/options.ts";
@@ -17,7 +17,7 @@ import type { TlsIdentity } from "../x509/tls-identity.ts";
 import { noBearer, type Bearer } from "./bearer.ts";
 import { Attempt, Carry, type CarryContext } from "./carry.ts";
 import type { Discovery } from "./discovery.ts";
-import { addLabels, takeRequest, viaOutbound } from "./headers.ts";
+import { addLabels, shortenGrpcTimeout, takeRequest, viaOf } from "./headers.ts";
 import type { Waiter } from "./hop.ts";
 import type { TokenVerifier } from "./jwt.ts";
 import {
@@ -123,7 +123,7 @@ class OutboundCall extends Carry implements Call, Waiter {
     this.method = exchange.head.method;
     this.fields = this.notes.fields;
     // Before the decision: the callee decides on the fields with it.
-    this.fields.push("via", viaOutbound);
+    this.fields.push("via", viaOf(exchange.connection));
   }
 
   start(secret: string | undefined, to: Route | undefined): void {
@@ -306,6 +306,7 @@ class OutboundCall extends Carry implements Call, Waiter {
       };
       this.#head = head;
     }
+    shortenGrpcTimeout(this.notes, nowMs - this.startedMs);
     if (this.#deadlineMs === Infinity) return head;
     if (this.#timeoutAt === 0) {
       this.#timeoutAt = this.fields.length + 1;
@@ -334,12 +335,16 @@ class OutboundCall extends Carry implements Call, Waiter {
     return loss.kind === "invalid" ? upstreamInvalid(this.service) : upstreamLost(this.method, this.service);
   }
 
-  protected override judged(attempt: Attempt, head: ResponseHead): boolean {
+  protected override judged(attempt: Attempt, head: ResponseHead, end: boolean): boolean {
     const outbound = attempt as OutboundAttempt;
     const { breaker } = outbound.endpoint;
     const nowMs = this.#context.clock.monotonicMs();
+    const grpc = this.notes.grpc && head.status === 200;
+    // The trailers will say how a gRPC call went; a probe has its answer.
+    if (grpc && !end && breaker.state === "closed") return false;
     outbound.learned = true;
-    if (!statusFails(head.status)) {
+    const grpcStatus = grpc && end ? fieldOf(head.fields, "grpc-status") : undefined;
+    if (!statusFails(head.status) && !grpcStatusFails(grpcStatus)) {
       breaker.learn(outbound.ticket, true, nowMs);
       return false;
     }
@@ -355,12 +360,19 @@ class OutboundCall extends Carry implements Call, Waiter {
     const again = this.#again({
       loss: unprocessed ? "unprocessed" : undefined,
       status: head.status,
-      because: String(head.status),
+      because: grpcStatus === undefined ? String(head.status) : `grpc ${grpcStatus}`,
     });
     if (!again) return false;
     this.abandon(attempt, "the request is sent again");
     this.released(attempt, "given up");
     return true;
+  }
+
+  protected override concluded(attempt: Attempt, grpcStatus: string | undefined): void {
+    const { endpoint, ticket, learned } = attempt as OutboundAttempt;
+    if (learned) return;
+    (attempt as OutboundAttempt).learned = true;
+    endpoint.breaker.learn(ticket, !grpcStatusFails(grpcStatus), this.#context.clock.monotonicMs());
   }
 
   protected override released(attempt: Attempt, how: "answered" | "lost" | "given up"): void {

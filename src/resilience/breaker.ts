@@ -142,6 +142,11 @@ export function statusFails(status: number): boolean {
   return status === 502 || status === 503 || status === 504;
 }
 
+/** The same of a gRPC status: DEADLINE_EXCEEDED (4) and UNAVAILABLE (14), which gateways map to 504 and 503. */
+export function grpcStatusFails(status: string | undefined): boolean {
+  return status === "14" || status === "4";
+}
+
 /**
  * Whether a loss counts against the endpoint; one that the workload wanted does not.
  * An endpoint that says goodbye properly (GOAWAY while draining) is the caller's to leave out: it is `unprocessed` too.
