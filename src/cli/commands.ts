@@ -213,6 +213,7 @@ export const commands: readonly Command[] = [
     examples: [
       "hauberk policy explain --from web --to orders GET /orders/1",
       "hauberk policy explain --from web --to orders --claim scope=orders:read GET /orders/1",
+      "hauberk policy explain --from web --to redis --port 6379 CONNECT",
     ],
     load: lazy(() => import("./commands/policy-explain.ts")),
   },

@@ -9,7 +9,7 @@ export interface Call {
   readonly method: string;
   /** Normalized, without its query; "" where the call has none (CONNECT). */
   readonly path: string;
-  /** As written; compared in lower case, without port and trailing dot. */
+  /** Of a service always `orders.default.mesh`, whichever name was written; compared in lower case, without port and trailing dot. */
   readonly host: string;
   readonly port: number;
   readonly fields: Fields;
@@ -20,6 +20,14 @@ export interface Call {
    * A token of another issuer is *absent* here: it is not this provider's.
    */
   token(provider: string): TokenState;
+}
+
+/**
+ * Whether this is a connection of which nothing but its two ends can be seen: a TCP tunnel. Its method is CONNECT; it has
+ * no path, no fields and no token, and its host is the service's name and nobody's choice (docs/decisions/0011).
+ */
+export function isOpaque(call: Call): boolean {
+  return call.method === "CONNECT";
 }
 
 export type TokenState =

@@ -56,6 +56,16 @@ test("the caller's side sees no address, and a path is normalized or refused fir
   expect(results.map((one) => one.passed)).toEqual([true, true, true, true]);
 });
 
+test("a TCP connection is a case without a path; every other call needs one", () => {
+  const results =
+    run(`  - { name: a, call: { from: web, to: orders, method: CONNECT, port: 6379, address: 10.0.0.1 }, expect: deny, code: DENIED }
+`);
+  expect(results.map((one) => one.passed)).toEqual([true]);
+  expect(() => run("  - { name: a, call: { from: web, to: orders, method: GET }, expect: deny }\n")).toThrow(
+    'Cannot read the call: "path" is missing',
+  );
+});
+
 test("a case whose call cannot be made fails and says why", () => {
   expect(run("  - { name: a, call: { from: Web, to: orders, method: GET, path: / }, expect: deny }\n")).toMatchObject([
     { passed: false, lines: [expect.stringMatching(/^Cannot read the service name "Web"/)] },

@@ -24,7 +24,7 @@ export interface CaseCall {
   readonly from?: string;
   readonly to: string;
   readonly method: string;
-  /** As the workload writes it; normalized as the sidecar does. */
+  /** As the workload writes it; normalized as the sidecar does. A TCP connection (CONNECT) has none. */
   readonly path: string;
   /** Default: the service's name in the mesh. */
   readonly host?: string;
@@ -67,7 +67,7 @@ export function runCases(
 function runCase(resources: readonly Resource[], one: PolicyCase, context: CaseContext): CaseResult {
   const asked = toCall(one.call, context);
   if (typeof asked === "string") return failedCase(one, asked);
-  const normal = normalizePath(one.call.path);
+  const normal = pathOf(one.call);
   // What the sidecar refuses before any policy is a denial too.
   if (isRefusal(normal))
     return result(one, { verdict: "deny", code: normal.code, by: "normalization" }, [normal.message]);
@@ -93,6 +93,11 @@ function failedCase(one: PolicyCase, because: string): CaseResult {
   };
 }
 
+/** The path as policy sees it. */
+export function pathOf(call: Pick<CaseCall, "method" | "path">): { readonly path: string } | Refusal {
+  return call.method === "CONNECT" ? { path: "" } : normalizePath(call.path);
+}
+
 /** The call that a case describes; a text says why it cannot be made. Also what `policy explain` makes of its words. */
 export function toCall(call: CaseCall, context: CaseContext): { service: ServiceName; call: Call } | string {
   const namespace = context.namespace ?? "default";
@@ -112,13 +117,19 @@ export function toCall(call: CaseCall, context: CaseContext): { service: Service
       principal,
       method: call.method,
       path: call.path,
-      host: call.host ?? `${service.service}.${service.namespace}.mesh`,
+      host: hostIn(call.host, service),
       port: call.port ?? 80,
       fields: fieldsOf(call.headers ?? {}),
       sourceAddress: call.address === "unseen" ? undefined : (call.address ?? "192.0.2.1"),
       token: (provider) => tokens.get(provider) ?? { is: "absent" },
     },
   };
+}
+
+/** As a sidecar sees it: one host for all names of the called service. */
+function hostIn(written: string | undefined, service: ServiceName): string {
+  const host = hostOfService(service);
+  return written === undefined || spellingsOf(host).includes(written.toLowerCase()) ? host : written;
 }
 
 function principalOf(from: string, namespace: string, trustDomain: string): SpiffeId | Refusal {

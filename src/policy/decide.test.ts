@@ -402,3 +402,62 @@ test("the compiled policies name the providers that they want, and whether they 
     /^Cannot compile the address/,
   );
 });
+
+const tcp = { method: "CONNECT", path: "", port: 6379 } as const;
+/** Every condition of which a TCP connection shows nothing. */
+const overHttp: [string, Rule][] = [
+  ["methods", to({ methods: ["GET"] })],
+  ["notMethods", to({ notMethods: ["GET"] })],
+  ["paths", to({ paths: ["/a"] })],
+  ["notPaths", to({ notPaths: ["/a"] })],
+  ["hosts", to({ hosts: ["orders"] })],
+  ["notHosts", to({ notHosts: ["orders"] })],
+  ["headers", to({ headers: { "x-a": ["1"] } })],
+  ["notHeaders", to({ notHeaders: { "x-a": ["1"] } })],
+  ["jwt", { jwt: { provider: "corp" } }],
+];
+
+test.each(overHttp)(
+  "%s cannot be judged on a TCP connection: it lets nothing in, and stops everything",
+  (_name, rule) => {
+    expect(allows(rule, tcp)).toBe(false);
+    expect(denies(rule, tcp)).toBe(true);
+    expect(judge([policy("ALLOW", [rule])], tcp).code).toBe("DENIED");
+  },
+);
+
+test("identity and ports are judged on a TCP connection, also beside what cannot be", () => {
+  expect(allows(from({ services: ["web.default"] }), tcp)).toBe(true);
+  expect(allows(to({ ports: [6379] }), tcp)).toBe(true);
+  expect(allows(to({ ports: [5432] }), tcp)).toBe(false);
+  expect(denies(to({ ports: [8080], methods: ["GET"] }), tcp)).toBe(false);
+  expect(denies(to({ ports: [6379], methods: ["GET"] }), tcp)).toBe(true);
+  expect(denies({ from: [{ services: ["batch.default"] }], to: [{ paths: ["/a"] }] }, tcp)).toBe(false);
+});
+
+test("a condition on methods that names CONNECT was made for TCP, and is judged", () => {
+  expect(allows(to({ methods: ["CONNECT", "GET"] }), tcp)).toBe(true);
+  expect(allows(to({ methods: ["CONNECT"], paths: ["/a"] }), tcp)).toBe(false);
+  expect(denies(to({ methods: ["CONNECT"] }), tcp)).toBe(true);
+  expect(denies(to({ notMethods: ["CONNECT"] }), tcp)).toBe(false);
+  expect(allows(to({ notMethods: ["CONNECT"] }), tcp)).toBe(false);
+});
+
+test("the explanation says why a DENY on HTTP stops a TCP connection", () => {
+  const steps: string[] = [];
+  const policies = [
+    policy("ALLOW", [{}]),
+    policy("DENY", [{ from: [{ services: ["web.default"] }], to: [{ paths: ["/admin"], ports: [6379] }] }]),
+  ];
+  decide(compilePolicies(policies), call(tcp), { step: (step) => void steps.push(`${step.holds} ${step.because}`) });
+  expect(steps[0]).toBe(
+    'yes paths "/admin": on a TCP connection nobody can judge this, and in a DENY it then counts as met',
+  );
+  steps.length = 0;
+  const only = [policy("ALLOW", [to({ methods: ["GET"] }), { jwt: { provider: "corp" } }])];
+  decide(compilePolicies(only), call(tcp), { step: (step) => void steps.push(`${step.holds} ${step.because}`) });
+  expect(steps).toEqual([
+    'no methods "GET": a TCP connection shows no such thing',
+    "no a token of default/corp: a TCP connection shows none",
+  ]);
+});

@@ -1,4 +1,4 @@
-import type { Call, Decision, Trace } from "./call.ts";
+import { isOpaque, type Call, type Decision, type Trace } from "./call.ts";
 import {
   entryOf,
   identityMisses,
@@ -210,11 +210,21 @@ function because(rule: CompiledRule, met: Met): string {
   if (entry === undefined) return identityMisses(rule, call.principal);
   try {
     const parts = [alternatives(rule.checks, call), alternatives(entry.addresses, call)].filter((part) => part !== "");
+    const blind = met.outcome.holds === yes ? blindIn(rule, call) : "";
+    if (blind !== "") return `${blind}: on a TCP connection nobody can judge this, and in a DENY it then counts as met`;
     if (parts.length === 0 && rule.token !== undefined) parts.push(`${rule.token.says}: ${rule.token.shows(call)}`);
     return parts.length === 0 ? "every condition holds" : parts.join("; ");
   } catch {
     return "a condition failed to evaluate";
   }
+}
+
+/** The conditions of a rule that holds, of which this call shows nothing. */
+function blindIn(rule: CompiledRule, call: Call): string {
+  if (!isOpaque(call)) return "";
+  const holding = rule.checks?.find((checks) => allHold(checks, call) === yes) ?? [];
+  const says = holding.filter((check) => check.blind?.(call) === true).map((check) => check.says);
+  return [...says, ...(rule.token === undefined ? [] : [rule.token.says])].join(", ");
 }
 
 /** "" where one alternative holds for sure; else what each of them lacks. */

@@ -23,6 +23,8 @@ export interface Check<C> {
   holds(call: C): Holds;
   /** What the call has there, for the explanation. */
   shows(call: C): string;
+  /** Whether the call has nothing there that could be judged: the condition then counts as failed. Absent: never. */
+  blind?(call: C): boolean;
 }
 
 /** AND of `checks`. */

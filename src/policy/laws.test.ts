@@ -40,7 +40,7 @@ const source = fc.record(
   },
   partly,
 );
-const methods = some("GET", "POST");
+const methods = some("GET", "POST", "CONNECT");
 const paths = some("*", "/", "/a", "/a/*", "/a*", "/ab", "*/z", "/a/{id}", "/a/{**}/z", "/a/b/c", "/b/*");
 const hosts = some("orders", "*.mesh", "orders.*");
 const ports = some(80, 8080);
@@ -101,7 +101,7 @@ const state: fc.Arbitrary<TokenState> = fc.oneof(
 const calls: fc.Arbitrary<Call> = fc
   .record({
     principal: fc.constantFrom(...ids),
-    method: fc.constantFrom("GET", "POST", "PUT", "get"),
+    method: fc.constantFrom("GET", "POST", "PUT", "get", "CONNECT"),
     path: fc.constantFrom("/", "/a", "/a/", "/ab", "/a/b", "/a/b/c", "/a/b/z", "/z", "/b/z", "", "*"),
     host: fc.constantFrom("orders", "Orders.Shop.Mesh.:80", "", "x"),
     port: fc.constantFrom(80, 8080, 9),
@@ -114,7 +114,11 @@ const calls: fc.Arbitrary<Call> = fc
     a: state,
     b: state,
   })
-  .map(({ a, b, ...call }) => ({ ...call, token: (provider) => (provider === "default/a" ? a : b) }));
+  .map(({ a, b, ...call }) => ({
+    ...call,
+    path: call.method === "CONNECT" ? "" : call.path,
+    token: (provider) => (provider === "default/a" ? a : b),
+  }));
 
 const ask = (set: readonly AuthorizationPolicy[], call: Call): ReturnType<typeof decide> =>
   decide(compilePolicies(set), call);
@@ -145,6 +149,7 @@ function plainRule(one: Rule, action: "ALLOW" | "DENY", call: Call): boolean {
   if (one.from !== undefined && !one.from.some((each) => plainSource(each, action, call))) return false;
   if (one.to !== undefined && !one.to.some((each) => plainOperation(each, action, call))) return false;
   if (one.jwt === undefined) return true;
+  if (call.method === "CONNECT") return action === "DENY";
   const token = call.token(one.jwt.provider);
   if (token.is !== "valid") return action === "DENY" && token.is !== "absent";
   return Object.entries(one.jwt.claims ?? {}).every(([name, wanted]) => {
@@ -192,8 +197,33 @@ function plainSource(one: Source, action: "ALLOW" | "DENY", call: Call): boolean
   );
 }
 
+/** Of a TCP connection only the port is seen; what names CONNECT was made for it. */
+function plainTunnel(one: Operation, closed: boolean, call: Call): boolean {
+  const {
+    ports: p,
+    notPorts: np,
+    methods: m,
+    notMethods: nm,
+    paths,
+    notPaths,
+    hosts,
+    notHosts,
+    headers,
+    notHeaders,
+  } = one;
+  const unseen = [paths, notPaths, hosts, notHosts, headers, notHeaders].some((each) => each !== undefined);
+  return (
+    (p === undefined || p.includes(call.port)) &&
+    (np === undefined || !np.includes(call.port)) &&
+    (m === undefined || m.includes("CONNECT") || closed) &&
+    (nm === undefined || (!nm.includes("CONNECT") && closed)) &&
+    (!unseen || closed)
+  );
+}
+
 function plainOperation(one: Operation, action: "ALLOW" | "DENY", call: Call): boolean {
   const closed = action === "DENY";
+  if (call.method === "CONNECT") return plainTunnel(one, closed, call);
   const host = call.host.toLowerCase().replace(/:\d+$/, "").replace(/\.$/, "");
   const odd = call.method !== call.method.toUpperCase();
   const path = (list: readonly string[]): boolean => list.some((pattern) => pathGlob(pattern, call.path));

@@ -1,11 +1,15 @@
 import type { Fields } from "../http/message.ts";
-import type { Call } from "./call.ts";
+import { isOpaque, type Call } from "./call.ts";
 import { failed, no, saying, yes, type Action, type Check, type Holds } from "./holds.ts";
 import { compilePath } from "./path-pattern.ts";
 import { compilePatterns, type Matcher } from "./pattern.ts";
 import type { Operation } from "./resource.ts";
+import { spellingsOf } from "./spellings.ts";
 
-/** What is called. Both ends see all of it, so nothing here is ever unknown. */
+/**
+ * What is called. Both ends see all of it, so nothing here is ever unknown; but of a TCP connection nobody sees more than its
+ * port: all other conditions fail to evaluate there. Only one on methods that names CONNECT was made for it, and is judged.
+ */
 export interface CompiledOperation {
   readonly checks: readonly Check<Call>[];
   /** Every path for which the operation can hold starts with one of these. */
@@ -35,6 +39,12 @@ export function compileOperation(operation: Operation, action: Action): Compiled
   return { checks, methods, prefixes: paths === undefined ? [""] : paths.map((path) => compilePath(path).prefix) };
 }
 
+const opaque = "a TCP connection shows no such thing";
+
+function noPath(call: Call): string {
+  return isOpaque(call) ? opaque : "the call has no path";
+}
+
 function portCheck(key: "ports" | "notPorts", list: readonly number[]): CheckCall {
   const inside = key === "ports" ? yes : no;
   const outside = key === "ports" ? no : yes;
@@ -50,13 +60,16 @@ function portCheck(key: "ports" | "notPorts", list: readonly number[]): CheckCal
  * evaluate where it would otherwise get past a DENY or into an ALLOW.
  */
 function methodCheck(key: "methods" | "notMethods", list: readonly string[], action: Action): CheckCall {
+  const blind = (call: Call): boolean => isOpaque(call) && !list.includes(call.method);
   const inside = key === "methods" ? yes : no;
   const outside = key === "methods" ? no : yes;
   return {
     says: saying(key, list),
-    shows: (call) => `the method is ${JSON.stringify(call.method)}`,
+    shows: (call) => (blind(call) ? opaque : `the method is ${JSON.stringify(call.method)}`),
+    blind,
     holds: (call) => {
       if (list.includes(call.method)) return inside;
+      if (isOpaque(call)) return failed(action);
       return outside === failed(action) || call.method === call.method.toUpperCase() ? outside : failed(action);
     },
   };
@@ -72,7 +85,8 @@ function pathCheck(key: "paths" | "notPaths", list: readonly string[], action: A
   const matches: Matcher = only ?? ((path) => exact.has(path) || others.some((one) => one(path)));
   return {
     says: saying(key, list),
-    shows: (call) => (call.path === "" ? "the call has no path" : `the path is ${JSON.stringify(call.path)}`),
+    shows: (call) => (call.path === "" ? noPath(call) : `the path is ${JSON.stringify(call.path)}`),
+    blind: isOpaque,
     holds: (call) => {
       if (call.path === "") return failed(action);
       return matches(call.path) ? inside : outside;
@@ -80,17 +94,22 @@ function pathCheck(key: "paths" | "notPaths", list: readonly string[], action: A
   };
 }
 
-/** A call without a host (HTTP/1.0) fails to evaluate. */
+/** A call without a host (HTTP/1.0) fails to evaluate. A pattern that matches one name of a service matches the service. */
 function hostCheck(key: "hosts" | "notHosts", list: readonly string[], action: Action): CheckCall {
-  const matches = compilePatterns(list);
+  const one = compilePatterns(list);
+  const matches: Matcher = (host) => spellingsOf(host).some(one);
   const inside = key === "hosts" ? yes : no;
   const outside = key === "hosts" ? no : yes;
   return {
     says: saying(key, list),
-    shows: (call) => (call.host === "" ? "the call has no host" : `the host is ${JSON.stringify(hostOf(call.host))}`),
+    shows: (call) => {
+      if (isOpaque(call)) return opaque;
+      return call.host === "" ? "the call has no host" : `the host is ${JSON.stringify(hostOf(call.host))}`;
+    },
+    blind: isOpaque,
     holds: (call) => {
       const host = hostOf(call.host);
-      if (host === "") return failed(action);
+      if (host === "" || isOpaque(call)) return failed(action);
       return matches(host) ? inside : outside;
     },
   };
@@ -129,8 +148,9 @@ function headerCheck(condition: HeaderCondition): CheckCall {
       : matches;
   return {
     says: saying(`${not ? "notHeaders" : "headers"} ${lower}:`, condition.values),
-    shows: (call) => showHeader(call.fields, lower),
-    holds: (call) => holdsForValues(call.fields, { lower, member, action, not }),
+    shows: (call) => (isOpaque(call) ? opaque : showHeader(call.fields, lower)),
+    blind: isOpaque,
+    holds: (call) => (isOpaque(call) ? failed(action) : holdsForValues(call.fields, { lower, member, action, not })),
   };
 }
 

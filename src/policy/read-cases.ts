@@ -50,7 +50,7 @@ const call = map(
     address: text(),
     tokens: record(anyKey, token),
   },
-  ["to", "method", "path"],
+  ["to", "method"],
 );
 const one = map(
   {
@@ -97,9 +97,14 @@ interface Place {
 
 function readCase(at: At, { desk, path, cases }: Place): void {
   const found = one(at, "the case", desk)?.values;
-  const { to, method, path: target, ...rest } = found?.call?.values ?? {};
+  const { to, method, path: written, ...rest } = found?.call?.values ?? {};
   if (found?.name === undefined || found.expect === undefined) return;
-  if (to === undefined || method === undefined || target === undefined) return;
+  if (to === undefined || method === undefined) return;
+  const target = method === "CONNECT" ? "" : written;
+  if (target === undefined) {
+    desk.wrong(at, 'Cannot read the call: "path" is missing', "Add path: /, or method: CONNECT for a TCP connection");
+    return;
+  }
   if (cases.some((other) => other.name === found.name))
     desk.wrong(at, `Cannot use the case "${found.name}": another has this name`, "Rename one of them");
   cases.push({

@@ -1,5 +1,5 @@
 import type { FailureCode } from "../base/errors.ts";
-import type { Call, TokenState } from "./call.ts";
+import { isOpaque, type Call, type TokenState } from "./call.ts";
 import { failed, no, saying, unknown, yes, type Action, type Holds } from "./holds.ts";
 import { compilePatterns, type Matcher } from "./pattern.ts";
 import type { JwtRequirement } from "./resource.ts";
@@ -15,6 +15,7 @@ import type { JwtRequirement } from "./resource.ts";
  * | valid, a claim absent or another | does not match: DENIED | does not match |
  * | valid, a claim that cannot be compared (an object) | does not match: DENIED | matches: DENIED |
  * | valid, all claims as wanted | matches | matches: DENIED |
+ * | on a TCP connection, where none can be seen | does not match: DENIED | matches: DENIED |
  *
  * A DENY fails closed: a token that could not be judged might be the one it is about. It cannot guard against a caller
  * that sends no token at all; the ALLOW rules that want one do.
@@ -38,6 +39,9 @@ const unjudged = {
   ALLOW: { invalid: outcome(no, "JWT_INVALID", 2), unavailable: outcome(no, "JWT_KEYS_UNAVAILABLE", 3) },
   DENY: { invalid: outcome(yes, "JWT_INVALID"), unavailable: outcome(yes, "JWT_KEYS_UNAVAILABLE") },
 } as const;
+
+/** Not the same as absent: a caller of TCP cannot be asked for one. */
+const unseen = { ALLOW: lacks, DENY: matches } as const;
 
 export interface TokenCheck {
   readonly provider: string;
@@ -63,8 +67,8 @@ export function compileToken(requirement: JwtRequirement, provider: string, acti
   return {
     provider,
     says: `a token of ${provider}`,
-    judge: (call) => judge(call.token(provider), claims, action),
-    shows: (call) => show(call.token(provider), claims, action),
+    judge: (call) => (isOpaque(call) ? unseen[action] : judge(call.token(provider), claims, action)),
+    shows: (call) => (isOpaque(call) ? "a TCP connection shows none" : show(call.token(provider), claims, action)),
   };
 }
 

@@ -1,8 +1,7 @@
 import { parseAddress } from "../../base/ip-address.ts";
 import { HauberkError, isRefusal, type FailureCode } from "../../base/errors.ts";
 import { serviceKey } from "../../base/spiffe-id.ts";
-import { normalizePath } from "../../http/target.ts";
-import { toCall, type CaseCall } from "../../policy/cases.ts";
+import { pathOf, toCall, type CaseCall } from "../../policy/cases.ts";
 import { explain } from "../../policy/explain.ts";
 import type { TraceStep } from "../../policy/call.ts";
 import type { Resource } from "../../policy/resource.ts";
@@ -40,7 +39,7 @@ export const run: Run = async (input) => {
     method: wished.method,
     side: input.flag("address") === undefined ? "caller" : "callee",
   } as const;
-  const normal = normalizePath(wished.path);
+  const normal = pathOf(wished);
   if (isRefusal(normal)) {
     // What the sidecar refuses before any policy is a denial too.
     const by = "normalization";
@@ -104,14 +103,16 @@ function needed(input: Input, name: string): string {
   return value;
 }
 
-/** `GET /` where nothing is said; one word that begins with / is a path. */
+/** `GET /` where nothing is said; one word that begins with / is a path. CONNECT is a TCP connection, which has none. */
 function requestLine(words: readonly string[]): { method: string; path: string } {
   const [first, second] = words;
   if (second === undefined && first?.startsWith("/") === true) return { method: "GET", path: first };
   const method = first ?? "GET";
   // RFC 9110, 5.6.2: a method is a token, and its case counts.
   if (!/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/.test(method)) throw usageError(`"${method}" is no method`, hint);
-  return { method, path: second ?? "/" };
+  if (method !== "CONNECT") return { method, path: second ?? "/" };
+  if (second !== undefined) throw usageError("CONNECT is a TCP connection, which has no path", hint);
+  return { method, path: "" };
 }
 
 function headersOf(input: Input): Record<string, string[]> {

@@ -137,6 +137,13 @@ test("the path is normalized before it is judged", async () => {
   expect(refused.out).toContain("deny with REQUEST_INVALID, before any policy");
 });
 
+test("CONNECT is a TCP connection: a rule on HTTP does not let it in, and the answer says so", async () => {
+  const { code, out } = await asked("--from", "web", "--to", "orders", "--port", "6379", "CONNECT");
+  expect(code).toBe(1);
+  expect(out).toContain("calls orders.default: CONNECT");
+  expect(out).toContain("a TCP connection shows no such thing");
+});
+
 test("without an address the caller's sidecar decides, which leaves it to the callee", async () => {
   const { code, out } = await asked("--from", "batch", "--to", "orders");
   expect(code).toBe(1);
@@ -170,6 +177,7 @@ test.each([
   [["--from", "web", "--to", "orders", "--claim", "x"], '--claim "x" is not NAME=VALUE'],
   [["--from", "web", "--to", "orders", "--provider", "other"], 'no JwtProvider "other"'],
   [["--from", "web", "--to", "orders", "/orders", "GET"], '"/orders" is no method'],
+  [["--from", "web", "--to", "orders", "CONNECT", "/orders"], "CONNECT is a TCP connection"],
 ])("policy explain %j is refused as usage", async (words, what) => {
   await expect(asked(...words)).rejects.toMatchObject({
     code: "USAGE",
