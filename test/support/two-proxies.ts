@@ -1,0 +1,121 @@
+import type { RouteePort } from "../../src/contract/watch.ts";
+import { systemClock, systemRandom } from "../../src/cli/system.ts";
+import { defaultsOf } from "../../src/base/options.ts";
+import { Published } from "../../src/base/published.ts";
+import type { Rule } from "../../src/base/resource.ts";
+import type { StateEntry } from "../../src/contract/watch.ts";
+import { Proxy, type ProxyContext, type ProxyOptions } from "../../src/proxy/proxy.ts";
+import { proxyOptions } from "../../src/proxy/options.ts";
+import { buildSnapshot, emptySnapshot } from "../../src/proxy/snapshot.ts";
+import { resilienceOptions } from "../../src/resilience/options.ts";
+import { AccessLog } from "../../src/telemetry/access-log.ts";
+import { silent } from "../../src/telemetry/logger.ts";
+import { Metrics } from "../../src/telemetry/metrics.ts";
+import { http2Options } from "../../src/transport/http2-options.ts";
+import { http1Options, tlsOptions } from "../../src/transport/options.ts";
+import type { TlsIdentity } from "../../src/x509/tls-identity.ts";
+import { allow, endpoint } from "./outbound.ts";
+import type { TestPki } from "./pki.ts";
+
+/** The data planes of `web` and `orders` in this process, over real sockets, real mutual TLS and the real clock. */
+export interface TwoProxies {
+  readonly web: RunningProxy;
+  readonly orders: RunningProxy;
+  readonly pki: TestPki;
+  /** Both sides' policies and providers from here on. */
+  publish(rules: readonly Rule[], more?: readonly StateEntry[]): void;
+  end(): Promise<void>;
+}
+
+export interface RunningProxy {
+  readonly proxy: Proxy;
+  readonly metrics: Metrics;
+  /** What its access log says so far. */
+  accesses(): Record<string, unknown>[];
+}
+
+export const webMay: Rule[] = [{ from: [{ services: ["web.default"] }] }];
+
+export function idText(service: string): string {
+  return `spiffe://mesh.local/ns/default/sa/${service}`;
+}
+
+export interface Wished {
+  /** The routee's port, on which `orders` serves. */
+  readonly routee: number;
+  readonly protocol?: RouteePort["protocol"];
+  readonly rules?: readonly Rule[];
+  readonly options?: { readonly [Room in keyof ProxyOptions]?: Partial<ProxyOptions[Room]> };
+}
+
+export async function twoProxies(pki: TestPki, wished: Wished): Promise<TwoProxies> {
+  const ports: RouteePort[] = [{ name: "main", port: wished.routee, protocol: wished.protocol ?? "http" }];
+  const orders = await run(pki, "orders", wished, {
+    routee: { host: "127.0.0.1", ports },
+    inbound: { host: "127.0.0.1", port: 0 },
+  });
+  const web = await run(pki, "web", wished, {});
+  const publish = (rules: readonly Rule[], more: readonly StateEntry[] = []): void => {
+    const policies = [allow("orders", rules)];
+    const endpoints = [endpoint("i0", { address: "127.0.0.1", port: orders.proxy.inboundPort, ports })];
+    orders.snapshot.publish(buildSnapshot([["own", { policies }], ...more]));
+    web.snapshot.publish(
+      buildSnapshot([["service/orders.default", { id: idText("orders"), policies, endpoints }], ...more]),
+    );
+  };
+  publish(wished.rules ?? webMay);
+  return {
+    web,
+    orders,
+    pki,
+    publish,
+    end: async () => {
+      await web.proxy.stop();
+      await orders.proxy.stop();
+    },
+  };
+}
+
+async function run(
+  pki: TestPki,
+  service: string,
+  wished: Wished,
+  more: Partial<ProxyContext>,
+): Promise<RunningProxy & { snapshot: Published<ReturnType<typeof buildSnapshot>> }> {
+  const snapshot = new Published(emptySnapshot);
+  const metrics = new Metrics();
+  const lines: string[] = [];
+  const access = new AccessLog({ enabled: true, clock: systemClock, sink: (text) => lines.push(text) });
+  const { options = {} } = wished;
+  const proxy = new Proxy({
+    service: { service, namespace: "default" },
+    trustDomain: "mesh.local",
+    identity: new Published<TlsIdentity | undefined>(pki.issue(idText(service))),
+    snapshot,
+    ask: () => Promise.resolve(null),
+    clock: systemClock,
+    random: systemRandom,
+    log: silent,
+    metrics,
+    access,
+    options: {
+      proxy: { ...defaultsOf(proxyOptions), ...options.proxy },
+      resilience: { ...defaultsOf(resilienceOptions), ...options.resilience },
+      http1: { ...defaultsOf(http1Options), ...options.http1 },
+      http2: { ...defaultsOf(http2Options), ...options.http2 },
+      tls: { ...defaultsOf(tlsOptions), ...options.tls },
+    },
+    egress: [],
+    routee: { host: "127.0.0.1", ports: [] },
+    outbound: { address: { host: "127.0.0.1", port: 0 } },
+    to: [],
+    ...more,
+  });
+  await proxy.start();
+  const accesses = (): Record<string, unknown>[] => {
+    access.flush();
+    const all = lines.join("").split("\n").slice(0, -1);
+    return all.map((line) => JSON.parse(line) as Record<string, unknown>);
+  };
+  return { proxy, metrics, accesses, snapshot };
+}
