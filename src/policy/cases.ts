@@ -5,6 +5,7 @@ import { normalizePath } from "../http/target.ts";
 import type { Call, TokenState } from "./call.ts";
 import { explain } from "./explain.ts";
 import type { Resource } from "./resource.ts";
+import { hostOfService, spellingsOf } from "./spellings.ts";
 
 /** Calls with the decision that is expected of them: the tests of a set of policies. */
 export interface PolicyCase {
