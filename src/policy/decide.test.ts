@@ -217,6 +217,19 @@ test.each(["orders.shop", "Orders.Shop", "ORDERS.SHOP.", "orders.shop:8080", "or
   },
 );
 
+test.each(["orders", "orders.shop", "orders.shop.mesh", "*.mesh", "orders.*"])(
+  "a condition on the host %s holds for the service, whichever of its names was written",
+  (pattern) => {
+    const host = "orders.shop.mesh";
+    expect(allows(to({ hosts: [pattern] }), { host })).toBe(true);
+    expect(denies(to({ hosts: [pattern] }), { host })).toBe(true);
+    expect(allows(to({ notHosts: [pattern] }), { host })).toBe(false);
+    expect(denies(to({ notHosts: [pattern] }), { host })).toBe(false);
+    expect(allows(to({ hosts: [pattern] }), { host: "bills.other.mesh" })).toBe(pattern === "*.mesh");
+    expect(allows(to({ hosts: [pattern] }), { host: "orders.shop.mesh.example.com" })).toBe(pattern === "orders.*");
+  },
+);
+
 test("a call without a host is stopped by every condition on the host", () => {
   for (const operation of [{ hosts: ["a"] }, { notHosts: ["a"] }]) {
     expect(allows(to(operation), { host: "" })).toBe(false);

@@ -96,8 +96,7 @@ function pathCheck(key: "paths" | "notPaths", list: readonly string[], action: A
 
 /** A call without a host (HTTP/1.0) fails to evaluate. A pattern that matches one name of a service matches the service. */
 function hostCheck(key: "hosts" | "notHosts", list: readonly string[], action: Action): CheckCall {
-  const one = compilePatterns(list);
-  const matches: Matcher = (host) => spellingsOf(host).some(one);
+  const matches = compileHosts(list);
   const inside = key === "hosts" ? yes : no;
   const outside = key === "hosts" ? no : yes;
   return {
@@ -112,6 +111,16 @@ function hostCheck(key: "hosts" | "notHosts", list: readonly string[], action: A
       if (host === "" || isOpaque(call)) return failed(action);
       return matches(host) ? inside : outside;
     },
+  };
+}
+
+/** A sidecar is called by one host nearly always: the last answer is kept. */
+function compileHosts(list: readonly string[]): Matcher {
+  const one = compilePatterns(list);
+  let last = { host: "", matches: false };
+  return (host) => {
+    if (last.host !== host) last = { host, matches: spellingsOf(host).some(one) };
+    return last.matches;
   };
 }
 

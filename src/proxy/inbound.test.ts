@@ -480,3 +480,26 @@ test("random policies and calls: what the callee allows the caller has not refus
   );
   expect(allowed).toBeGreaterThan(30);
 }, 30_000);
+
+test.each(["orders", "Orders", "orders.default", "orders.default.mesh", "ORDERS.default.mesh."])(
+  "a DENY for one name of the service cannot be got around by calling it %s, and an ALLOW for one holds for it",
+  (authority) => {
+    for (const hosts of [["orders"], ["orders.default"], ["orders.default.mesh"]]) {
+      const only = inboundBench({ policies: [allow("orders", [{ to: [{ hosts }] }])] });
+      only.ask({ authority });
+      expect(only.routee.last.head.authority).toBe(authority.toLowerCase().replace(/\.$/, ""));
+      const deny = { ...allow("orders", [{ to: [{ hosts }] }], "deny"), action: "DENY" as const };
+      const both = inboundBench({ policies: [allow("orders", rules), deny] });
+      expect(codeOf(both.ask({ authority }))).toBe("DENIED");
+      const not = inboundBench({ policies: [allow("orders", [{ to: [{ notHosts: hosts }] }])] });
+      expect(codeOf(not.ask({ authority }))).toBe("DENIED");
+    }
+  },
+);
+
+test("TRACE is refused before anything is decided", () => {
+  const bench = inboundBench();
+  const exchange = bench.ask({ method: "TRACE" });
+  expect([exchange.answer?.status, codeOf(exchange)]).toEqual([501, "METHOD_UNSUPPORTED"]);
+  expect(bench.routee.requests).toEqual([]);
+});

@@ -15,6 +15,7 @@ import type { TokenVerifier } from "./jwt.ts";
 import {
   noPath,
   noPeer,
+  noTrace,
   notAllowed,
   notServed,
   notTaken,
@@ -96,6 +97,7 @@ class InboundCall extends Carry implements Call {
     if (this.principal === undefined) return this.refuse(noPeer);
     if (this.tunnels && context.openTunnels.value >= context.options.tunnelsMax) return this.refuse(tooManyTunnels);
     if (head.method === "CONNECT") return this.refuse(noTunnel);
+    if (head.method === "TRACE") return this.refuse(noTrace);
     const target = normalizePath(head.path);
     if (isRefusal(target)) return this.refuse(target);
     if (target.path === "" || (target.path === "*" && head.method !== "OPTIONS")) return this.refuse(noPath);
@@ -133,7 +135,7 @@ class InboundCall extends Carry implements Call {
     const own = named === undefined || named === this.exchange.connection.localPort;
     const declared = ports.find(({ port }) => port.port === named) ?? (own ? ports[0] : undefined);
     if (declared === undefined) return notServed(authority);
-    this.host = route.host;
+    this.host = route.policyHost;
     this.port = declared.port.port;
     this.#authority = declared.port.port === named ? route.authority : route.host;
     return declared.sender;

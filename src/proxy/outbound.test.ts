@@ -692,3 +692,21 @@ test("random requests of the workload never throw, and always end", () => {
     { numRuns: 500 },
   );
 });
+
+test.each(["orders", "orders.default", "Orders.Default.Mesh"])(
+  "at the caller too, a DENY for one name of a service holds when it is called %s",
+  (authority) => {
+    const deny = { ...allow("orders", [{ to: [{ hosts: ["orders"] }] }], "deny"), action: "DENY" as const };
+    const bench = outboundBench();
+    bench.publish([["service/orders.default", view("orders", [allow("orders", toWeb), deny], twoEndpoints)]]);
+    expect(codeOf(bench.ask({ authority }))).toBe("DENIED");
+    expect(bench.touched).toEqual([]);
+  },
+);
+
+test("TRACE is refused, and nobody is asked about the service", () => {
+  const bench = outboundBench();
+  const exchange = bench.ask({ method: "TRACE" });
+  expect([exchange.answer?.status, codeOf(exchange)]).toEqual([501, "METHOD_UNSUPPORTED"]);
+  expect(bench.touched).toEqual([]);
+});

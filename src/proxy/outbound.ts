@@ -24,6 +24,7 @@ import {
   breakerOpen,
   noIdentity,
   noPath,
+  noTrace,
   notAllowed,
   notTaken,
   noTunnel,
@@ -135,6 +136,7 @@ class OutboundCall extends Carry implements Call, Waiter {
     if (context.openRequests.value > context.options.outboundRequestsMax) return this.refuse(tooMany);
     if (this.tunnels && context.openTunnels.value >= context.options.tunnelsMax) return this.refuse(tooManyTunnels);
     if (head.method === "CONNECT") return this.refuse(noTunnel);
+    if (head.method === "TRACE") return this.refuse(noTrace);
     const target = normalizePath(head.path);
     if (isRefusal(target)) return this.refuse(target);
     if (target.path === "" || (target.path === "*" && head.method !== "OPTIONS")) return this.refuse(noPath);
@@ -143,7 +145,7 @@ class OutboundCall extends Carry implements Call, Waiter {
     const route = to ?? context.routes.read(head.authority);
     if (isRefusal(route)) return this.refuse(route);
     this.#route = route;
-    this.host = route.host;
+    this.host = route.policyHost;
     this.principal = context.identity.read()?.id;
     if (this.principal === undefined) return this.refuse(noIdentity);
     if (this.notes.timeoutMs === 0) return this.ring();

@@ -103,10 +103,11 @@ export const unforeseen: Refusal = refuse(
   "Report this with the sidecar's log",
 );
 
-export const noTunnel: Refusal = refuse(
+/** RFC 9110, 9.3.8: an answer to TRACE would show the sender what sidecars and others added, tokens included. */
+export const noTrace: Refusal = refuse(
   "METHOD_UNSUPPORTED",
-  "Cannot open a tunnel: this listener carries HTTP requests only",
-  "Send the request itself, with an http:// address",
+  "Cannot carry TRACE: it would show the caller what sidecars add to its request",
+  "Look at x-request-id in the logs of both sidecars instead",
 );
 
 export const noPath: Refusal = refuse(

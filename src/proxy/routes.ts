@@ -1,6 +1,7 @@
 import { isRefusal, refuse, type Refusal } from "../base/errors.ts";
 import { serviceKey, type ServiceName } from "../base/spiffe-id.ts";
 import { readAuthority } from "../http/authority.ts";
+import { hostOfService } from "../policy/spellings.ts";
 import { routeAuthority } from "../routing/route-authority.ts";
 
 /** Where an authority leads, in the spelling that is matched and sent on. */
@@ -8,8 +9,10 @@ export interface Route {
   /** `orders.default` */
   readonly key: string;
   readonly name: ServiceName;
-  /** Lower case, without port and trailing dot. */
+  /** As it was written: lower case, without port and trailing dot. */
   readonly host: string;
+  /** What policy compares: one for all names of the service. */
+  readonly policyHost: string;
   /** The port that was named; undefined for the service's own. */
   readonly port: number | undefined;
   /** What goes on as authority. */
@@ -42,10 +45,11 @@ export class Routes {
     return route;
   }
 
-  /** The route of a listener that leads to one service whatever is asked for. */
-  static to(name: ServiceName): Route {
-    const host = `${name.service}.${name.namespace}.mesh`;
-    return Object.freeze({ key: serviceKey(name), name, host, port: undefined, authority: host });
+  /** The route of a listener that leads to one service, or one port of it, whatever is asked for. */
+  static to(name: ServiceName, port?: number): Route {
+    const host = hostOfService(name);
+    const authority = port === undefined ? host : `${host}:${port}`;
+    return Object.freeze({ key: serviceKey(name), name, host, policyHost: host, port, authority });
   }
 
   #route(text: string): Route | Refusal {
@@ -65,6 +69,7 @@ export class Routes {
       key: serviceKey(routed.service),
       name: routed.service,
       host: authority.host,
+      policyHost: hostOfService(routed.service),
       port,
       authority: port === undefined ? authority.host : `${authority.host}:${port}`,
     });
