@@ -6,7 +6,7 @@ import type { Rule } from "../../src/base/resource.ts";
 import type { StateEntry } from "../../src/contract/watch.ts";
 import { Proxy, type ProxyContext, type ProxyOptions } from "../../src/proxy/proxy.ts";
 import { proxyOptions } from "../../src/proxy/options.ts";
-import { buildSnapshot, emptySnapshot } from "../../src/proxy/snapshot.ts";
+import { buildSnapshot, emptySnapshot, type Snapshot } from "../../src/proxy/snapshot.ts";
 import { resilienceOptions } from "../../src/resilience/options.ts";
 import { AccessLog } from "../../src/telemetry/access-log.ts";
 import { silent } from "../../src/telemetry/logger.ts";
@@ -21,6 +21,8 @@ import type { TestPki } from "./pki.ts";
 export interface TwoProxies {
   readonly web: RunningProxy;
   readonly orders: RunningProxy;
+  /** The instances of `orders` after the first. */
+  readonly others: readonly RunningProxy[];
   readonly pki: TestPki;
   /** Both sides' policies and providers from here on. */
   publish(rules: readonly Rule[], more?: readonly StateEntry[]): void;
@@ -29,6 +31,7 @@ export interface TwoProxies {
 
 export interface RunningProxy {
   readonly proxy: Proxy;
+  readonly snapshot: Published<Snapshot>;
   readonly metrics: Metrics;
   /** What its access log says so far. */
   accesses(): Record<string, unknown>[];
@@ -43,22 +46,32 @@ export function idText(service: string): string {
 export interface Wished {
   /** The routee's port, on which `orders` serves. */
   readonly routee: number;
+  /** The routees of more instances of `orders`. */
+  readonly otherRoutees?: readonly number[];
   readonly protocol?: RouteePort["protocol"];
   readonly rules?: readonly Rule[];
   readonly options?: { readonly [Room in keyof ProxyOptions]?: Partial<ProxyOptions[Room]> };
 }
 
 export async function twoProxies(pki: TestPki, wished: Wished): Promise<TwoProxies> {
-  const ports: RouteePort[] = [{ name: "main", port: wished.routee, protocol: wished.protocol ?? "http" }];
-  const orders = await run(pki, "orders", wished, {
-    routee: { host: "127.0.0.1", ports },
-    inbound: { host: "127.0.0.1", port: 0 },
-  });
+  const portsOf = (port: number): RouteePort[] => [{ name: "main", port, protocol: wished.protocol ?? "http" }];
+  const serve = (routee: number): Promise<RunningProxy> =>
+    run(pki, "orders", wished, {
+      routee: { host: "127.0.0.1", ports: portsOf(routee) },
+      inbound: { host: "127.0.0.1", port: 0 },
+    });
+  const orders = await serve(wished.routee);
+  const others: RunningProxy[] = [];
+  for (const routee of wished.otherRoutees ?? []) others.push(await serve(routee));
   const web = await run(pki, "web", wished, {});
+  const routees = [wished.routee, ...(wished.otherRoutees ?? [])];
   const publish = (rules: readonly Rule[], more: readonly StateEntry[] = []): void => {
     const policies = [allow("orders", rules)];
-    const endpoints = [endpoint("i0", { address: "127.0.0.1", port: orders.proxy.inboundPort, ports })];
-    orders.snapshot.publish(buildSnapshot([["own", { policies }], ...more]));
+    const callees = [orders, ...others];
+    const endpoints = callees.map(({ proxy }, i) =>
+      endpoint(`i${i}`, { address: "127.0.0.1", port: proxy.inboundPort, ports: portsOf(routees[i] as number) }),
+    );
+    for (const callee of callees) callee.snapshot.publish(buildSnapshot([["own", { policies }], ...more]));
     web.snapshot.publish(
       buildSnapshot([["service/orders.default", { id: idText("orders"), policies, endpoints }], ...more]),
     );
@@ -67,21 +80,17 @@ export async function twoProxies(pki: TestPki, wished: Wished): Promise<TwoProxi
   return {
     web,
     orders,
+    others,
     pki,
     publish,
     end: async () => {
       await web.proxy.stop();
-      await orders.proxy.stop();
+      for (const { proxy } of [orders, ...others]) await proxy.stop();
     },
   };
 }
 
-async function run(
-  pki: TestPki,
-  service: string,
-  wished: Wished,
-  more: Partial<ProxyContext>,
-): Promise<RunningProxy & { snapshot: Published<ReturnType<typeof buildSnapshot>> }> {
+async function run(pki: TestPki, service: string, wished: Wished, more: Partial<ProxyContext>): Promise<RunningProxy> {
   const snapshot = new Published(emptySnapshot);
   const metrics = new Metrics();
   const lines: string[] = [];
@@ -90,7 +99,9 @@ async function run(
   const proxy = new Proxy({
     service: { service, namespace: "default" },
     trustDomain: "mesh.local",
-    identity: new Published<TlsIdentity | undefined>(pki.issue(idText(service))),
+    identity: new Published<TlsIdentity | undefined>(
+      pki.issue(idText(service), { dnsNames: [`${service}.default.mesh`] }),
+    ),
     snapshot,
     ask: () => Promise.resolve(null),
     clock: systemClock,
