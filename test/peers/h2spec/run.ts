@@ -23,7 +23,7 @@ const casesWanted = 146;
 /** More than a whole window of a client that has said nothing of it. */
 const answerBytes = 65_536 + 4_096;
 /** Far fewer than the requests of the cases that are no error: less means that the routee was not what answered. */
-const requestsMin = 40;
+const requestsMin = 10;
 
 interface Verdict {
   readonly listener: string;
