@@ -164,7 +164,12 @@ export class Meters {
       "instance",
       "to",
     );
-    this.#breakerStates = gauge("hauberk_breaker_state", "0 closed, 1 probing, 2 open.", "service", "instance");
+    this.#breakerStates = metrics.gauge({
+      name: "hauberk_breaker_state",
+      help: "0 closed, 1 probing, 2 open; with several workers the worst of theirs.",
+      labels: ["service", "instance"],
+      over: "max",
+    });
     this.#endpointRequests = counter(
       "hauberk_endpoint_requests_total",
       "Attempts sent to an instance of a called service.",

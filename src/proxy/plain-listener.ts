@@ -11,6 +11,8 @@ export type PlainAddress =
 
 export interface PlainTerms {
   readonly address: PlainAddress;
+  /** Whether other processes of this user may listen on the port too. */
+  readonly shared?: boolean | undefined;
   readonly connectionsMax: number;
   /** `reads` where the socket has no buffers of its own. */
   serve(socket: Socket, reads: LentReads | undefined): ServerConnection;
@@ -98,7 +100,10 @@ export class PlainListener {
     if ("path" in address) removeSocket(address.path);
     await new Promise<void>((resolve, reject) => {
       this.#server.once("error", (error: NodeJS.ErrnoException) => reject(cannotListen(error, where)));
-      this.#server.listen(address, resolve);
+      this.#server.listen(
+        "path" in address ? address : { ...address, reusePort: this.#terms.shared === true },
+        resolve,
+      );
     });
     this.#server.removeAllListeners("error");
     // Later ones are of accepting: a connection is lost, the listener stays.

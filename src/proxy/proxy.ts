@@ -25,6 +25,7 @@ import type { Carried } from "../transport/tls-tenure.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import { Alarms, coarseWheel } from "./alarms.ts";
 import { Audits } from "./audits.ts";
+import type { ProxyDescription } from "./description.ts";
 import { mutualTlsDial } from "./dial.ts";
 import { Discovery, type Ask } from "./discovery.ts";
 import { Labels } from "./headers.ts";
@@ -67,6 +68,8 @@ export interface ProxyContext {
   readonly inbound?: { readonly host: string; readonly port: number; readonly orFree?: boolean } | undefined;
   readonly outbound?: { readonly address: PlainAddress; readonly secret?: string | undefined } | undefined;
   readonly to: readonly { readonly service: ServiceName; readonly address: PlainAddress }[];
+  /** One of several processes on the same ports: others may listen on them too, and somebody else looks after the routee. */
+  readonly shared?: boolean | undefined;
   /** In place of mutual TLS, for tests. */
   readonly dial?: Dial;
 }
@@ -137,7 +140,7 @@ export class Proxy {
     this.#outbound = this.#outboundContext();
     this.#inbound = this.#inboundContext();
     const { host, ports, healthPath } = context.routee;
-    if (ports.length > 0) {
+    if (ports.length > 0 && context.shared !== true) {
       const check = routeeCheck(
         { host, ports, path: healthPath },
         { clock, timeoutMs: options.proxy.healthTimeoutMs, http2: options.http2 },
@@ -202,7 +205,7 @@ export class Proxy {
   }
 
   /** For the admin socket: what is called, and how it fares. */
-  describe(): object {
+  describe(): ProxyDescription {
     const services = [...this.#upstreams.all].map((upstream) => ({
       service: upstream.service,
       endpoints: upstream.endpoints.map(({ view, breaker, hop, open }) => ({
@@ -317,6 +320,7 @@ export class Proxy {
     );
     const terms = {
       host: inbound.host,
+      shared: this.#context.shared,
       identity: shown,
       trustDomain,
       clock,
@@ -386,6 +390,7 @@ export class Proxy {
     const handler = outboundHandler(this.#outbound, guard);
     const listener = await PlainListener.open({
       address,
+      shared: this.#context.shared,
       connectionsMax: options.proxy.outboundConnectionsMax,
       onDropped: () => this.#meters.handshakeRefused("outbound", "LIMIT_CONNECTIONS"),
       serve: (socket, reads) => {

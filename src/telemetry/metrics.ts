@@ -1,17 +1,20 @@
+import {
+  overflow,
+  renderFamilies,
+  setsMaxDefault,
+  type FamilyView,
+  type MetricKind,
+  type Over,
+} from "./metric-view.ts";
+
 /**
  * Counters, gauges and histograms of our own: handles are resolved once, an increment is an add to a typed array.
  * Measured against prom-client 15 (DESIGN's reference): 6 ns for a histogram's observation instead of 698.
  */
 export const prometheusContentType = "text/plain; version=0.0.4; charset=utf-8";
 
-/** Label sets per family; what comes after them is counted under "other" so that memory stays bounded. */
-const setsMaxDefault = 1_000;
-const overflow = "other";
-
 const nameForm = /^[a-zA-Z_:][a-zA-Z0-9_:]*$/;
 const labelForm = /^[a-zA-Z_][a-zA-Z0-9_]*$/;
-
-type Kind = "counter" | "gauge" | "histogram";
 
 interface Described {
   readonly name: string;
@@ -19,6 +22,8 @@ interface Described {
   /** Names of its labels, in the order in which values are given. */
   readonly labels?: readonly string[];
   readonly setsMax?: number;
+  /** Of a gauge, where several processes share the work: "sum" by default. */
+  readonly over?: Over;
 }
 
 /** One number of a counter or gauge, or one histogram: where its values begin in the family's array. */
@@ -36,7 +41,8 @@ class Slot {
 }
 
 class Family {
-  readonly kind: Kind;
+  readonly kind: MetricKind;
+  readonly over: Over;
   readonly name: string;
   readonly help: string;
   readonly labels: readonly string[];
@@ -48,13 +54,14 @@ class Family {
   #used = 1;
   values: Float64Array;
 
-  constructor(kind: Kind, described: Described, width: number) {
-    const { name, help, labels = [], setsMax = setsMaxDefault } = described;
+  constructor(kind: MetricKind, described: Described, width: number) {
+    const { name, help, labels = [], setsMax = setsMaxDefault, over = "sum" } = described;
     if (!nameForm.test(name)) throw new TypeError(`Cannot name a metric "${name}": it is no Prometheus name`);
     for (const label of labels) {
       if (!labelForm.test(label)) throw new TypeError(`Cannot name a label "${label}": it is no Prometheus label`);
     }
     this.kind = kind;
+    this.over = over;
     this.name = name;
     this.help = help;
     this.labels = labels;
@@ -212,20 +219,25 @@ export class Metrics {
 
   /** The text format 0.0.4 of Prometheus, to be sent as `prometheusContentType`. */
   renderPrometheus(): string {
-    for (const collect of this.#collectors) collect();
-    const lines: string[] = [];
-    for (const family of this.#families.values()) {
-      if (family.slots.size === 0) continue;
-      lines.push(`# HELP ${family.name} ${escapeHelp(family.help)}`, `# TYPE ${family.name} ${family.kind}`);
-      for (const slot of family.slots.values()) {
-        if (family.kind === "histogram") renderHistogram(lines, slot, this.#bounds.get(family.name) ?? []);
-        else lines.push(`${family.name}${labelText(slot)} ${numberText(family.values[slot.offset] as number)}`);
-      }
-    }
-    return lines.length === 0 ? "" : `${lines.join("\n")}\n`;
+    return renderFamilies(this.view());
   }
 
-  #family(kind: Kind, described: Described, width: number): Family {
+  /** Everything that was counted, as plain data. */
+  view(): FamilyView[] {
+    for (const collect of this.#collectors) collect();
+    return [...this.#families.values()]
+      .filter((family) => family.slots.size > 0)
+      .map((family) => {
+        const { name, help, kind, over, labels, width, values } = family;
+        const sets = [...family.slots.values()].map((slot) => ({
+          labels: slot.labelValues,
+          values: [...values.subarray(slot.offset, slot.offset + width)],
+        }));
+        return { name, help, kind, over, labels, bounds: this.#bounds.get(name) ?? [], sets };
+      });
+  }
+
+  #family(kind: MetricKind, described: Described, width: number): Family {
     const known = this.#families.get(described.name);
     if (known !== undefined) {
       const same = known.kind === kind && known.width === width;
@@ -245,35 +257,4 @@ function handles<T>(family: Family, make: (slot: Slot) => T): Handles<T> {
     with: (...labelValues) => make(family.slot(labelValues)),
     forget: (...labelValues) => family.forget(labelValues),
   };
-}
-
-function renderHistogram(lines: string[], slot: Slot, bounds: readonly number[]): void {
-  const { family, offset } = slot;
-  let count = 0;
-  for (let i = 0; i <= bounds.length; i++) {
-    count += family.values[offset + i] as number;
-    const bound = i === bounds.length ? "+Inf" : numberText(bounds[i] as number);
-    lines.push(`${family.name}_bucket${labelText(slot, `le="${bound}"`)} ${count}`);
-  }
-  lines.push(`${family.name}_sum${labelText(slot)} ${numberText(family.values[offset + bounds.length + 1] as number)}`);
-  lines.push(`${family.name}_count${labelText(slot)} ${count}`);
-}
-
-function labelText(slot: Slot, last = ""): string {
-  const pairs = slot.family.labels.map((label, i) => `${label}="${escapeLabel(slot.labelValues[i] as string)}"`);
-  if (last !== "") pairs.push(last);
-  return pairs.length === 0 ? "" : `{${pairs.join(",")}}`;
-}
-
-function numberText(value: number): string {
-  if (Number.isFinite(value)) return String(value);
-  return Number.isNaN(value) ? "NaN" : value > 0 ? "+Inf" : "-Inf";
-}
-
-function escapeHelp(text: string): string {
-  return text.replaceAll("\\", "\\\\").replaceAll("\n", "\\n");
-}
-
-function escapeLabel(text: string): string {
-  return escapeHelp(text).replaceAll('"', '\\"');
 }

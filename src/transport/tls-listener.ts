@@ -18,6 +18,8 @@ export interface MutualTlsTerms {
   readonly host: string;
   /** 0: any free one. */
   readonly port: number;
+  /** Whether other processes of this user may listen on it too (Linux's SO_REUSEPORT): the system spreads connections over them. */
+  readonly shared?: boolean | undefined;
   readonly identity: Published<TlsIdentity>;
   readonly trustDomain: string;
   readonly clock: Clock;
@@ -111,10 +113,10 @@ class MutualTlsListener implements Listener {
   }
 
   async listen(): Promise<void> {
-    const { host, port, identity } = this.#terms;
+    const { host, port, shared = false, identity } = this.#terms;
     await new Promise<void>((resolve, reject) => {
       this.#server.once("error", (error: NodeJS.ErrnoException) => reject(cannotListen(error, `${host}:${port}`)));
-      this.#server.listen({ host, port }, resolve);
+      this.#server.listen({ host, port, reusePort: shared }, resolve);
     });
     this.#server.removeAllListeners("error");
     // Later ones are of accepting (no file descriptors left): the connection is lost, the listener stays.
