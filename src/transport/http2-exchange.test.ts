@@ -172,6 +172,18 @@ describe("flow control", () => {
     }
   });
 
+  test("fifty streams that nobody consumes do not stop another, with the limits that a sidecar has", async () => {
+    const { client } = await bothEnds((exchange) => {
+      if (exchange.head.path === "/keep") return exchange.listen(new Heard());
+      return echo(exchange);
+    });
+    for (let i = 0; i < 50; i++) ask(client, get("/keep", [], "POST"), false).exchange.write(Buffer.alloc(300_000));
+    const other = ask(client, get("/", [], "POST"), false);
+    other.exchange.write(Buffer.alloc(200_000, "x"));
+    other.exchange.end();
+    expect((await other.heard.over()).bytes).toBe(200_000);
+  });
+
   test("bodies in both directions under any windows, chunks and order of consuming arrive whole", async () => {
     const plan = fc.record({
       seed: fc.integer(),

@@ -18,10 +18,10 @@ export const http2Options = {
   },
   connectionWindowBytes: {
     env: "HAUBERK_HTTP2_CONNECTION_WINDOW_BYTES",
-    default: 1_048_576,
+    default: 268_435_456,
     min: 65_535,
     max: 268_435_456,
-    why: "The most of all bodies of one connection that lies unconsumed on our side.",
+    why: "The most of all bodies of one connection that lies unconsumed on our side: as much as all of its streams may hold, so that those that nobody reads do not stop the others.",
   },
   headersBytesMax: {
     env: "HAUBERK_HTTP2_HEADERS_BYTES",

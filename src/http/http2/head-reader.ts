@@ -117,9 +117,10 @@ export function readRequest(list: FieldList, endStream: boolean): RequestHead | 
         if (cookieAt < 0) {
           cookieAt = fields.length + 1;
           fields.push("cookie", value);
-        } else {
+        } else if (value !== "") {
           // Crumbs (RFC 9113, 8.2.3) become the one field that HTTP/1 has.
-          fields[cookieAt] = `${fields[cookieAt] as string}; ${value}`;
+          const before = fields[cookieAt] as string;
+          fields[cookieAt] = before === "" ? value : `${before}; ${value}`;
         }
         break;
       default:
