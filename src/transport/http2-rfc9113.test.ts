@@ -284,7 +284,7 @@ for (const [group, rows] of [
   describe(`the server judges ${group}`, () => {
     for (const [name, sent, verdict] of rows) {
       test(`${name}: ${verdict}`, async () => {
-        const { peer, ends } = rawToServer(silent);
+        const { peer, ends } = rawToServer(silent, { connectionWindowBytes: 1_048_576 });
         peer.send(...sent);
         expect(await verdictOf(peer, 1)).toBe(verdict);
         // Whatever was wrong with one stream, the next one works.
