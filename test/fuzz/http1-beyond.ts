@@ -95,6 +95,11 @@ export const beyondExamples: readonly Beyond[] = [
     bytes: `GET / HTTP/1.1\r\nHost: a\r\n${upgrade}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: a\r\n\r\n`,
     why: "RFC 6455, 4.1.",
   },
+  {
+    of: "request",
+    bytes: `GET / HTTP/1.1\r\nHost: a\r\n${upgrade}Content-Length: 1\r\n\r\n`,
+    why: "What follows is the tunnel's, or a body: nobody can say.",
+  },
   { of: "answer", bytes: "\nHTTP/1.1 200 OK\r\n\r\n", why: "No server begins so; what does is another protocol." },
   { of: "answer", bytes: "RTSP/1.0 ", why: "llhttp knows a second protocol." },
   { of: "answer", bytes: "HTTP/1.1 600 X\r\n\r\n", why: "RFC 9110, 15: 100 to 599." },
@@ -128,6 +133,11 @@ export const beyondExamples: readonly Beyond[] = [
   },
   { of: "answer", bytes: `${ok}Content-Length: 9999999999999999\r\n\r\n`, why: "As in a request." },
   { of: "answer", bytes: `${ok}Transfer-Encoding: chunked\r\n\r\nfffffffffffff\r\n`, why: "As in a request." },
+  {
+    of: "answer",
+    bytes: `${ok}Transfer-Encoding: chunked\r\n\r\n0\r\nTransfer-Encoding: chunked\r\n\r\n`,
+    why: "The one body ended already; llhttp refuses Content-Length there.",
+  },
   { of: "answer", bytes: `${ok}Transfer-Encoding: chunked\r\n\r\n0\r\nX_Y: 1\r\n\r\n`, why: "As in a request." },
 ];
 
