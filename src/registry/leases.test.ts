@@ -2,7 +2,7 @@ import * as fc from "fast-check";
 import { expect, test } from "vitest";
 import { holdAfterLoss, holdAfterStart, lapse, type Lease } from "./leases.ts";
 
-const limits = { graceMs: 30_000, reconnectWindowMs: 60_000, massLossRatio: 0.15 };
+const limits = { graceMs: 30_000, reconnectWindowMs: 60_000, massLossRatio: 0.15, massLossMin: 2 };
 const free = { atMs: 100, heldUntilMs: 0 };
 
 function lease(instance: string, over: Partial<Lease> = {}): Lease {
@@ -79,6 +79,13 @@ test("more than 15 % of the streams within one grace period hold all leases", ()
   expect(hold.heldUntilMs).toBe(0);
   hold = holdAfterLoss(hold, { atMs: 16_000, streamsLeft: 84 }, limits);
   expect(hold.heldUntilMs).toBe(76_000);
+});
+
+test("in a mesh of three one lost stream holds nothing up, and a second within a grace period does", () => {
+  const one = holdAfterLoss({ heldUntilMs: 0, losses: [] }, { atMs: 1_000, streamsLeft: 2 }, limits);
+  expect(one.heldUntilMs).toBe(0);
+  expect(holdAfterLoss(one, { atMs: 30_000, streamsLeft: 1 }, limits).heldUntilMs).toBe(90_000);
+  expect(holdAfterLoss(one, { atMs: 40_000, streamsLeft: 1 }, limits).heldUntilMs).toBe(0);
 });
 
 test("losses of an earlier grace period are forgotten", () => {

@@ -43,6 +43,8 @@ export interface HoldLimits {
   readonly graceMs: number;
   readonly reconnectWindowMs: number;
   readonly massLossRatio: number;
+  /** So many at least: one stream of three is a third, and one machine. */
+  readonly massLossMin: number;
 }
 
 /** What the registry remembers about streams that ended, to tell one dead machine from a cut network. */
@@ -68,7 +70,7 @@ export function holdAfterLoss(hold: Hold, loss: { atMs: number; streamsLeft: num
       ? [...recent.slice(0, -1), { sinceMs: last.sinceMs, count: last.count + 1 }]
       : [...recent, { sinceMs: loss.atMs, count: 1 }];
   const lost = losses.reduce((sum, slice) => sum + slice.count, 0);
-  const many = lost / (lost + loss.streamsLeft) > limits.massLossRatio;
+  const many = lost >= limits.massLossMin && lost / (lost + loss.streamsLeft) > limits.massLossRatio;
   return {
     losses,
     heldUntilMs: many ? Math.max(hold.heldUntilMs, loss.atMs + limits.reconnectWindowMs) : hold.heldUntilMs,

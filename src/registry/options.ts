@@ -23,6 +23,13 @@ export const registryOptions = {
     max: 1,
     why: "When more of the streams than this end within one grace period, machines do not die by chance: the network is cut.",
   },
+  massLossMin: {
+    env: "HAUBERK_LEASE_MASS_LOSS_MIN",
+    default: 2,
+    min: 1,
+    max: 1_000,
+    why: "One stream is more than 15 % of a small mesh, and still only one machine that died; two within half a minute are a pattern.",
+  },
   sweepEveryMs: {
     env: "HAUBERK_LEASE_SWEEP_EVERY_MS",
     default: 1_000,
