@@ -26,6 +26,7 @@ import type { Audits } from "./audits.ts";
 import { takeResponse, takeTrailers, type Labels, type RequestNotes } from "./headers.ts";
 import type { Meters, RequestMeter, Side, TunnelMeter } from "./meters.ts";
 import type { proxyOptions } from "./options.ts";
+import { respell, spellingField } from "./spelling.ts";
 import { tunnelIdle, tunnelTooOld, upstreamInvalid, upstreamLost } from "./refusals.ts";
 
 /** What every request of one side shares. */
@@ -248,7 +249,7 @@ export abstract class Carry extends Alarm implements BodyEvents {
 
   onInformed(head: ResponseHead): void {
     if (this.#phase !== sent) return;
-    this.exchange.inform({ status: head.status, fields: takeResponse(head, false), bodyLength: 0 });
+    this.exchange.inform({ status: head.status, fields: takeResponse(head, false).fields, bodyLength: 0 });
   }
 
   onHead(attempt: Attempt, head: ResponseHead, end: boolean): void {
@@ -261,11 +262,18 @@ export abstract class Carry extends Alarm implements BodyEvents {
     this.#status = head.status;
     this.shared.alarms.cancel(this);
     if (this.notes.grpc) this.#beganGrpc(head, end);
-    const fields = takeResponse(head, this.shared.keepCode);
+    const { fields, spelling } = takeResponse(head, this.shared.keepCode);
+    if (spelling !== "") this.#spell(fields, spelling);
     this.#answerEnded = end;
     this.exchange.respond({ status: head.status, fields, bodyLength: head.bodyLength }, end);
     if (this.tunnels && opensTunnel(this.exchange.head, head.status)) this.#openTunnel(attempt);
     else if (end) this.#complete(attempt);
+  }
+
+  /** Names arrive as the routee wrote them where whoever asked speaks HTTP/1.1, and a sidecar that asks for such a one is told. */
+  #spell(fields: Fields, spelling: string): void {
+    if (this.exchange.connection.protocol === "http/1.1") respell(fields, spelling);
+    else if (this.notes.fromHttp1 && this.shared.side === "inbound") fields.push(spellingField, spelling);
   }
 
   onData(attempt: Attempt, chunk: Buffer): void {

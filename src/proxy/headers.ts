@@ -2,10 +2,11 @@ import { grpcTimeoutText, isGrpcType, readGrpcTimeoutMs } from "../http/grpc.ts"
 import type { Fields, RequestHead, ResponseHead } from "../http/message.ts";
 import type { Random } from "../base/random.ts";
 import { timeoutField } from "../resilience/deadline.ts";
+import { formOf, forms, owned, spellingField, spellingOf, type Written } from "./spelling.ts";
 
 /**
  * Which fields cross the sidecar (DESIGN, section 6): what Hauberk writes is stripped from everybody else, hop-by-hop
- * fields stay on their hop (RFC 9110, 7.6.1), names leave in lower case.
+ * fields stay on their hop (RFC 9110, 7.6.1), names are in lower case; how they were written is said beside them.
  */
 type Rule =
   | "strip"
@@ -16,7 +17,9 @@ type Rule =
   | "traceparent"
   | "tracestate"
   | "te"
+  | "via"
   | "code"
+  | "case"
   | "authorization";
 
 const requestRules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
@@ -33,6 +36,8 @@ const requestRules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ["host", "strip"],
   ["x-forwarded-client-cert", "strip"],
   ["te", "te"],
+  ["via", "via"],
+  [spellingField, "case"],
   ["x-request-id", "request-id"],
   [timeoutField, "timeout"],
   ["grpc-timeout", "grpc-timeout"],
@@ -54,6 +59,7 @@ const responseRules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ["host", "strip"],
   ["x-forwarded-client-cert", "strip"],
   ["x-hauberk-code", "code"],
+  [spellingField, "case"],
 ]);
 
 const ownPrefix = "x-hauberk-";
@@ -66,6 +72,12 @@ export interface RequestNotes {
   requestId: string | undefined;
   /** The deadline that the caller set for the head of its answer, in ms, or undefined; the shortest of several. */
   timeoutMs: number | undefined;
+  /** How the names were written, as `respell` takes it; "" over HTTP/2. */
+  spelling: string;
+  /** What a sidecar before this one says of that. */
+  saidSpelling: string;
+  /** The last to pass it on was a sidecar that received it in HTTP/1.1: it takes the spelling of the answer's names. */
+  fromHttp1: boolean;
   /** It is a call of gRPC. */
   grpc: boolean;
   /** The deadline of the whole call, in ms; undefined without one, and for all that is not gRPC. */
@@ -86,6 +98,9 @@ export function takeRequest(head: RequestHead): RequestNotes {
     fields: [],
     requestId: undefined,
     timeoutMs: undefined,
+    spelling: "",
+    saidSpelling: "",
+    fromHttp1: false,
     grpc: false,
     grpcTimeoutMs: undefined,
     grpcTimeoutAt: 0,
@@ -96,12 +111,15 @@ export function takeRequest(head: RequestHead): RequestNotes {
   };
   const given = head.fields;
   const fields = notes.fields;
+  let seen = 0;
   for (let i = 0; i < given.length; i += 2) {
-    const { name, rule } = requestNames.read(given[i] as string);
+    const { name, rule, form } = requestNames.read(given[i] as string);
     const value = given[i + 1] as string;
+    seen |= form;
     if (rule === undefined) fields.push(name, value);
     else if (rule !== "strip") note(notes, rule, value);
   }
+  if (seen > forms.lower) notes.spelling = spellingOf(given, seen, requestNames);
   if (notes.grpcTimeoutMs !== undefined) noteGrpcTimeout(notes, notes.grpcTimeoutMs);
   return notes;
 }
@@ -160,6 +178,13 @@ function note(notes: RequestNotes, rule: Rule, value: string): void {
       // RFC 9110, 10.1.4: only "trailers" may cross to HTTP/2; gRPC needs it.
       if (value.trim().toLowerCase() === "trailers") notes.fields.push("te", "trailers");
       return;
+    case "via":
+      notes.fromHttp1 = value === viaHttp1;
+      notes.fields.push("via", value);
+      return;
+    case "case":
+      notes.saidSpelling = value;
+      return;
     case "authorization":
       notes.authorization = value;
       notes.authorizations++;
@@ -170,15 +195,26 @@ function note(notes: RequestNotes, rule: Rule, value: string): void {
   }
 }
 
-/** A response's fields as they go on. `keepCode`: its sender is a sidecar, whose own answers say their code. */
-export function takeResponse(head: ResponseHead, keepCode: boolean): Fields {
+/** A response's fields as they go on. */
+export interface ResponseNotes {
+  fields: Fields;
+  /** How the names were written, or what a sidecar says of that. */
+  spelling: string;
+}
+
+/** `keepCode`: its sender is a sidecar, whose own answers say their code, and how a routee's names were written. */
+export function takeResponse(head: ResponseHead, keepCode: boolean): ResponseNotes {
   const given = head.fields;
   const fields: Fields = [];
+  let seen = 0;
+  let said = "";
   for (let i = 0; i < given.length; i += 2) {
-    const { name, rule } = responseNames.read(given[i] as string);
+    const { name, rule, form } = responseNames.read(given[i] as string);
+    seen |= form;
     if (rule === undefined || (rule === "code" && keepCode)) fields.push(name, given[i + 1] as string);
+    else if (rule === "case" && keepCode) said = given[i + 1] as string;
   }
-  return fields;
+  return { fields, spelling: seen > forms.lower ? spellingOf(given, seen, responseNames) : said };
 }
 
 /**
@@ -212,24 +248,30 @@ class Names {
   }
 
   #learn(name: string): Named {
-    const lower = name.toLowerCase();
-    const named = { name: lower, rule: ruleOf(this.#rules, lower) };
+    const written = owned(name);
+    const lower = written.toLowerCase();
+    const rule = ruleOf(this.#rules, lower);
+    const form = rule === undefined || passes.has(rule) ? formOf(written, lower) : forms.none;
+    const named = { name: lower, rule, form, written };
     // A long name is not worth its memory.
     if (name.length > 64) return named;
     if (this.#known.size >= namesMax) {
       const oldest = this.#known.keys().next();
       if (oldest.done !== true) this.#known.delete(oldest.value);
     }
-    this.#known.set(name, named);
+    this.#known.set(written, named);
     return named;
   }
 }
 
-interface Named {
+interface Named extends Written {
   /** In lower case. */
   readonly name: string;
   readonly rule: Rule | undefined;
 }
+
+/** Rules of what goes on as it came. */
+const passes: ReadonlySet<Rule> = new Set<Rule>(["content-type", "grpc-timeout", "authorization", "via"]);
 
 function ruleOf(rules: ReadonlyMap<string, Rule>, name: string): Rule | undefined {
   const rule = rules.get(name);
@@ -315,9 +357,11 @@ export class Labels {
   }
 }
 
+const viaHttp1 = "1.1 hauberk";
+
 /** RFC 9110, 7.6.3: who received the message, and by which version of the protocol. */
 export function viaOf(connection: { readonly protocol: string }): string {
-  return connection.protocol === "h2" ? "2 hauberk" : "1.1 hauberk";
+  return connection.protocol === "h2" ? "2 hauberk" : viaHttp1;
 }
 
 /** Adds what every request carries on: its id and its trace. */

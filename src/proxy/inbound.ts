@@ -27,7 +27,8 @@ import {
   upstreamInvalid,
   upstreamLost,
 } from "./refusals.ts";
-import type { Routes } from "./routes.ts";
+import type { Route, Routes } from "./routes.ts";
+import { respell } from "./spelling.ts";
 import type { Snapshot } from "./snapshot.ts";
 
 /** Takes requests for one declared port of the routee, and connects as it needs to. */
@@ -80,6 +81,8 @@ class InboundCall extends Carry implements Call {
   #target = "";
   #authority = "";
   #tries = 0;
+  /** The routee is spoken to in HTTP/1.1, where names have a case. */
+  #inHttp1 = false;
 
   constructor(context: InboundContext, exchange: ServerExchange) {
     super(context, exchange, takeRequest(exchange.head));
@@ -144,6 +147,7 @@ class InboundCall extends Carry implements Call {
   #tokensKnown(names: readonly string[], snapshot: Snapshot): boolean {
     const { verifier, options } = this.#context;
     this.#bearer = verifier.bearers.read(this.notes.authorization, this.notes.authorizations, options.tokenMaxBytes);
+    this.#inHttp1 = declared.port.protocol === "http";
     for (let i = 0; i < names.length; i++) {
       if (verifier.check(names[i] as string, this.#bearer, snapshot.providers) === undefined) return false;
     }
@@ -225,6 +229,7 @@ class InboundCall extends Carry implements Call {
       this.refuse(notTaken(this.service));
     }
   }
+    if (this.#inHttp1) respell(fields, this.notes.spelling === "" ? this.notes.saidSpelling : this.notes.spelling);
 
   protected override lost(_attempt: Attempt, loss: Loss): Refusal | undefined {
     const { budget, clock } = this.#context;

@@ -305,6 +305,8 @@ test("what Hauberk writes, and what belongs to one hop, does not come from the w
     "tracestate",
     "a=b",
     "x-hauberk-timeout-ms",
+    "x-hauberk-case",
+    "Accept",
     "500",
   ]);
 });

@@ -38,7 +38,9 @@ import {
 } from "./refusals.ts";
 import { Routes, type Route } from "./routes.ts";
 import type { Service, Snapshot } from "./snapshot.ts";
-import type { Endpoint, Upstream, Upstreams } from "./upstream.ts";
+import type { TcpRefusals } from "./tcp-refusals.ts";
+import { spellingField } from "./spelling.ts";
+import type { Endpoint, Upstream, Upstreams, Wanted } from "./upstream.ts";
 
 /**
  * A request of the workload: normalize, route, JWT, decide, and only then look at endpoints, balance, pass the breaker and
@@ -322,6 +324,7 @@ class OutboundCall extends Carry implements Call, Waiter {
   // What becomes of attempts.
 
   protected override lost(attempt: Attempt, loss: Loss): Refusal | undefined {
+      if (this.notes.spelling !== "") this.fields.push(spellingField, this.notes.spelling);
     const outbound = attempt as OutboundAttempt;
     const { breaker } = outbound.endpoint;
     const nowMs = this.#context.clock.monotonicMs();
