@@ -8,6 +8,8 @@ export interface Hop {
   readonly mesh: Mesh;
   readonly out: Started;
   readonly into: Started;
+  /** The calling workload's, as PEM files. */
+  readonly identity: IdentityFiles;
   /** What the load sends so that it is this service that is called. */
   readonly headers: readonly string[];
   /** Requests counted by both sidecars so far. */
@@ -17,21 +19,47 @@ export interface Hop {
 const policyCount = 50;
 const ruleCount = 10;
 
-export async function startHop(folder: string, jwt: boolean): Promise<Hop> {
+export interface IdentityFiles {
+  readonly cert: string;
+  readonly key: string;
+  readonly ca: string;
+}
+
+/** What the hop carries, and how it is asked for. */
+export interface HopShape {
+  /** What the routee's sidecar is told of it: `http:9000`. */
+  readonly app: string;
+  /** The last rule of the last policy, which lets the calls pass: methods and paths, or nothing for TCP. */
+  readonly allows: string;
+  readonly jwt?: boolean;
+  /** A port of its own for the service, as TCP needs it. */
+  readonly to?: number;
+  readonly workers?: number;
+}
+
+export async function startHop(folder: string, shape: HopShape): Promise<Hop> {
+  const jwt = shape.jwt === true;
   const mesh = await Mesh.create({ folder, entry: builtEntry, trustDomain: "bench.mesh" });
   await mesh.control();
   const keys = generateKeyPairSync("ec", { namedCurve: "P-256" });
   const policies = join(folder, "policies");
   mkdirSync(policies, { recursive: true });
-  writeFileSync(join(policies, "all.yaml"), policyText(jwt, keys.publicKey));
+  writeFileSync(join(policies, "all.yaml"), policyText(shape, keys.publicKey));
   const applied = await mesh.applyPolicies(policies);
   if (applied.code !== 0) throw new Error(applied.err);
-  const into = await mesh.sidecar("routee", ["--app", "http:9000"]);
-  const out = await mesh.sidecar("load");
+  const workers = shape.workers === undefined ? [] : ["--workers", String(shape.workers)];
+  const into = await mesh.sidecar("routee", ["--app", shape.app, ...workers]);
+  const out = await mesh.sidecar("load", [
+    ...(shape.to === undefined ? [] : ["--to", `routee=${shape.to}`]),
+    ...workers,
+  ]);
+  const exported = join(folder, "load.pem");
+  await mesh.json(["certs", "export", join(mesh.home, "certs", "load", "1"), "--out", exported]);
   return {
     mesh,
     out,
     into,
+    identity: { cert: exported, key: exported, ca: join(mesh.home, "ca", "root.crt") },
     headers: ["Host: routee", ...(jwt ? [`Authorization: Bearer ${tokenOf(keys.privateKey)}`] : [])],
     counted: async () => ({
       out: sumOf(await metricsOf(out), "hauberk_requests_total", ['side="outbound"']),
@@ -40,7 +68,7 @@ export async function startHop(folder: string, jwt: boolean): Promise<Hop> {
   };
 }
 
-function policyText(jwt: boolean, key: KeyObject): string {
+function policyText({ jwt, allows }: HopShape, key: KeyObject): string {
   const jwk = { ...key.export({ format: "jwk" }), kid: "bench", alg: "ES256", use: "sig" };
   const provider = [
     "apiVersion: hauberk.dev/v1",
@@ -56,12 +84,12 @@ function policyText(jwt: boolean, key: KeyObject): string {
     const last = index === policyCount - 1;
     const rules = Array.from({ length: ruleCount }, (_unused, rule) =>
       last && rule === ruleCount - 1
-        ? `    - from: [{ services: [load] }]\n      to: [{ methods: [GET], paths: ["/*"] }]${jwt ? "\n      jwt: { provider: bench, claims: { scope: [read] } }" : ""}`
+        ? `    - from: [{ services: [load] }]\n      ${allows}${jwt === true ? "\n      jwt: { provider: bench, claims: { scope: [read] } }" : ""}`
         : `    - from: [{ services: [load] }]\n      to: [{ methods: [GET], paths: ["/other-${index}-${rule}/*"] }]`,
     );
     return `apiVersion: hauberk.dev/v1\nkind: AuthorizationPolicy\nmetadata: { name: p${String(index).padStart(2, "0")} }\nspec:\n  target: { service: routee }\n  action: ALLOW\n  rules:\n${rules.join("\n")}`;
   });
-  return [...(jwt ? [provider] : []), ...policies].join("\n---\n");
+  return [...(jwt === true ? [provider] : []), ...policies].join("\n---\n");
 }
 
 function tokenOf(key: KeyObject): string {

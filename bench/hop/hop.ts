@@ -3,25 +3,19 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createConnection } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { flows, type FlowPlan, type Side } from "./flows.ts";
 import { startHop, type Hop } from "./hauberk.ts";
-import { cpuOf, median, output, wrk, type Load } from "./measure.ts";
-import { peers, routeeCommand } from "./peers.ts";
+import { cpuOf, median, output } from "./measure.ts";
+import { peersOf, routeeCommand, routeePorts, type Flow } from "./peers.ts";
 import { makePki } from "./pki.ts";
 
 /**
- * CPU per request and hop, throughput and latency of two sidecars, beside HAProxy and nginx in the same run:
- * node bench/hop/hop.ts [--rounds 5] [--seconds 10] [--only NAME,…]. Build first: npm run build.
+ * CPU per request and hop, throughput and latency of two sidecars, beside HAProxy, nginx and Envoy in the same run:
+ * node bench/hop/hop.ts [--flows http,big,…] [--rounds 5] [--seconds 10] [--connections 1,64] [--only NAME,…] [--workers N].
+ * Build first: npm run build; peers: test/peers/install.sh, bench/install.sh.
  */
-interface Side {
-  readonly name: string;
-  readonly port: number;
-  readonly tlsPort: number;
-  readonly pids: readonly number[];
-  readonly headers: readonly string[];
-  readonly hop?: Hop;
-}
-
 interface Row {
   readonly cpuUs: number;
   readonly perSecond: number;
@@ -31,24 +25,23 @@ interface Row {
 
 const { values } = parseArgs({
   options: {
+    flows: { type: "string", default: "http" },
     rounds: { type: "string", default: "5" },
     seconds: { type: "string", default: "10" },
     only: { type: "string" },
-    connections: { type: "string", default: "1,64" },
+    connections: { type: "string" },
+    workers: { type: "string" },
   },
 });
 const folder = mkdtempSync(join(tmpdir(), "hauberk-bench-"));
-const children: ChildProcess[] = [];
-const hops: Hop[] = [];
+const children = new Set<ChildProcess>();
+const hops = new Set<Hop>();
+const results: Record<string, unknown> = {};
 
 try {
   makePki(folder);
-  await start(routeeCommand(folder), 9000);
-  const sides = await startSides();
-  for (const side of sides) console.log(`${side.name.padEnd(14)} ${await suite(side)}`);
-  const results: Record<string, unknown> = {};
-  for (const connections of values.connections.split(",").map(Number))
-    results[connections] = await rounds(sides, connections);
+  await start(routeeCommand(folder), routeePorts.http);
+  for (const flow of values.flows.split(",") as Flow[]) await measure(flow, flows[flow]);
   mkdirSync(new URL("../out/", import.meta.url), { recursive: true });
   writeFileSync(new URL("../out/hop.json", import.meta.url), `${JSON.stringify(results, undefined, 2)}\n`);
 } finally {
@@ -57,48 +50,80 @@ try {
   rmSync(folder, { recursive: true, force: true });
 }
 
-async function startSides(): Promise<Side[]> {
+async function measure(flow: Flow, plan: FlowPlan): Promise<void> {
+  const routee =
+    plan.routee === undefined
+      ? undefined
+      : await start([process.execPath, fileURLToPath(new URL(plan.routee.file, import.meta.url))], plan.routee.port);
+  const sides = await startSides(flow, plan);
+  console.log(`\n${flow}: ${plan.what}`);
+  for (const side of sides) console.log(`${side.name.padEnd(14)} ${await suite(side)}`);
+  for (const connections of (values.connections ?? plan.connections).split(",").map(Number))
+    results[`${flow} ${connections}`] = await rounds(plan, sides, connections);
+  for (const side of sides) await end(side);
+  if (routee !== undefined) await kill(routee);
+}
+
+async function startSides(flow: Flow, plan: FlowPlan): Promise<Side[]> {
   const wanted = values.only?.split(",");
   const sides: Side[] = [];
-  for (const peer of peers(folder)) {
+  for (const peer of peersOf(flow, folder)) {
     if (wanted?.includes(peer.name) === false) continue;
     const into = await start(peer.commands[1] ?? [""], peer.tlsPort);
     const out = await start(peer.commands[0] ?? [""], peer.port);
-    sides.push({
-      name: peer.name,
-      port: peer.port,
-      tlsPort: peer.tlsPort,
-      pids: [out.pid ?? 0, into.pid ?? 0],
-      headers: [],
-    });
-  }
-  for (const jwt of [false, true]) {
-    const name = jwt ? "hauberk-jwt" : "hauberk";
-    if (wanted?.includes(name) === false) continue;
-    const hop = await startHop(join(folder, name), jwt);
-    hops.push(hop);
+    const { name, port, tlsPort } = peer;
+    const pki = join(folder, "pki");
+    const identity = { cert: join(pki, "a.crt"), key: join(pki, "a.key"), ca: join(pki, "ca.crt") };
     sides.push({
       name,
-      port: Number(hop.out.ready["outbound"]),
+      port,
+      tlsPort,
+      pids: [out.pid ?? 0, into.pid ?? 0],
+      headers: [],
+      identity,
+      children: [out, into],
+    });
+  }
+  for (const name of plan.ours) {
+    if (wanted?.includes(name) === false) continue;
+    const workers = values.workers === undefined ? {} : { workers: Number(values.workers) };
+    const hop = await startHop(join(folder, `${flow}-${name}`), {
+      ...plan.shape,
+      ...workers,
+      jwt: name.endsWith("-jwt"),
+    });
+    hops.add(hop);
+    sides.push({
+      name,
+      port: plan.shape.to ?? Number(hop.out.ready["outbound"]),
       tlsPort: Number(hop.into.ready["inbound"]),
       pids: [hop.out.pid, hop.into.pid],
       headers: hop.headers,
+      identity: hop.identity,
       hop,
+      children: [],
     });
   }
   return sides;
 }
 
-async function rounds(sides: readonly Side[], connections: number): Promise<Record<string, Row>> {
+async function end(side: Side): Promise<void> {
+  if (side.hop !== undefined) {
+    await side.hop.mesh.end();
+    hops.delete(side.hop);
+  }
+  for (const child of side.children) await kill(child);
+}
+
+async function rounds(plan: FlowPlan, sides: readonly Side[], connections: number): Promise<Record<string, Row>> {
   const rows = new Map<string, Row[]>(sides.map((side) => [side.name, []]));
-  for (const side of sides)
-    await wrk(`http://127.0.0.1:${side.port}/`, { connections, seconds: 2, headers: side.headers });
+  for (const side of sides) await plan.load(side, { connections, seconds: 2, folder });
   for (let round = 0; round < Number(values.rounds); round++) {
-    for (const side of sides) rows.get(side.name)?.push(await once(side, connections));
+    for (const side of sides) rows.get(side.name)?.push(await once(plan, side, connections));
   }
   const medians: Record<string, Row> = {};
   console.log(`\n${connections} connections, medians of ${values.rounds} rounds of ${values.seconds} s`);
-  console.log("side            CPU µs/req/hop   req/s     p50 µs    p99 µs");
+  console.log(`side            CPU µs/${plan.unit}/hop   ${plan.unit}/s     p50 µs    p99 µs`);
   for (const [name, list] of rows) {
     const row: Row = {
       cpuUs: median(list.map((one) => one.cpuUs)),
@@ -111,47 +136,54 @@ async function rounds(sides: readonly Side[], connections: number): Promise<Reco
       `${name.padEnd(14)} ${row.cpuUs.toFixed(1).padStart(14)} ${row.perSecond.toFixed(0).padStart(9)} ${row.p50Us.toFixed(0).padStart(9)} ${row.p99Us.toFixed(0).padStart(9)}`,
     );
   }
-  for (const [name, row] of Object.entries(medians)) {
-    const h1 = medians["haproxy-h1"];
-    const h2 = medians["haproxy-h2"];
-    if (!name.startsWith("hauberk") || h1 === undefined || h2 === undefined) continue;
-    console.log(
-      `${name}: CPU ${(row.cpuUs / h1.cpuUs).toFixed(2)} of haproxy-h1, ${(row.cpuUs / h2.cpuUs).toFixed(2)} of haproxy-h2; throughput ${(row.perSecond / h1.perSecond).toFixed(2)} of haproxy-h1`,
-    );
+  for (const ours of plan.ours) {
+    const mine = medians[ours];
+    for (const [name, row] of Object.entries(medians)) {
+      if (mine === undefined || plan.ours.includes(name)) continue;
+      const ratio = (of: keyof Row): string => (mine[of] / row[of]).toFixed(2);
+      console.log(
+        `${ours}, of ${name}: CPU ${ratio("cpuUs")}, throughput ${ratio("perSecond")}, p50 ${ratio("p50Us")}, p99 ${ratio("p99Us")}`,
+      );
+    }
   }
   return medians;
 }
 
-async function once(side: Side, connections: number): Promise<Row> {
+async function once(plan: FlowPlan, side: Side, connections: number): Promise<Row> {
   const before = { cpu: cpuOf(side.pids), counted: await side.hop?.counted() };
-  const load: Load = await wrk(`http://127.0.0.1:${side.port}/`, {
-    connections,
-    seconds: Number(values.seconds),
-    headers: side.headers,
-  });
+  const load = await plan.load(side, { connections, seconds: Number(values.seconds), folder });
   const cpu = cpuOf(side.pids) - before.cpu;
   if (load.bad > 0 || load.requests === 0)
     throw new Error(`${side.name}: void: ${load.bad} bad answers of ${load.requests}`);
   const after = await side.hop?.counted();
-  if (before.counted !== undefined && after !== undefined) {
+  if (before.counted !== undefined && after !== undefined && plan.counted) {
     for (const which of ["out", "into"] as const) {
-      // wrk drops what is under way at its end: the sidecars may have counted up to one more per connection.
+      // What is under way when the load ends may be counted too: one per connection, or stream.
       const rose = after[which] - before.counted[which];
-      if (rose < load.requests || rose > load.requests + connections)
+      if (rose < load.requests || rose > load.requests + connections * plan.streams)
         throw new Error(`${side.name}: void: ${which} counted ${rose} of ${load.requests} requests`);
     }
   }
-  return { cpuUs: cpu / (2 * load.requests), perSecond: load.perSecond, p50Us: load.p50Us, p99Us: load.p99Us };
+  return { cpuUs: cpu / (plan.hops * load.requests), perSecond: load.perSecond, p50Us: load.p50Us, p99Us: load.p99Us };
 }
 
 async function start([command, ...args]: readonly string[], port: number): Promise<ChildProcess> {
   const child = spawn(command ?? "", args, { stdio: ["ignore", "ignore", "inherit"] });
-  children.push(child);
-  for (let attempt = 0; attempt < 200; attempt++) {
+  children.add(child);
+  for (let attempt = 0; attempt < 400; attempt++) {
     if (await connects(port)) return child;
     await new Promise((resolve) => setTimeout(resolve, 25));
   }
   throw new Error(`${command} does not listen on ${port}`);
+}
+
+function kill(child: ChildProcess): Promise<void> {
+  children.delete(child);
+  if (child.exitCode !== null) return Promise.resolve();
+  return new Promise((resolve) => {
+    child.once("exit", () => resolve());
+    child.kill("SIGTERM");
+  });
 }
 
 function connects(port: number): Promise<boolean> {
@@ -167,10 +199,10 @@ function connects(port: number): Promise<boolean> {
 
 /** Version, cipher and group, as openssl sees the inbound listener. */
 async function suite(side: Side): Promise<string> {
-  const pki = join(folder, "pki");
+  const { cert, key, ca } = side.identity;
   const text = await output("bash", [
     "-c",
-    `openssl s_client -connect 127.0.0.1:${side.tlsPort} -tls1_3 -cert ${pki}/a.crt -key ${pki}/a.key -CAfile ${pki}/ca.crt </dev/null 2>&1 || true`,
+    `openssl s_client -connect 127.0.0.1:${side.tlsPort} -tls1_3 -cert ${cert} -key ${key} -CAfile ${ca} </dev/null 2>&1 || true`,
   ]);
   const cipher = /New, (TLSv1\.3), Cipher is (\S+)/.exec(text);
   const group = /(?:Server Temp Key|Negotiated TLS1.3 group): (.*)/.exec(text)?.[1];

@@ -67,6 +67,56 @@ export async function wrk(
   };
 }
 
+/**
+ * One run of h2load over h2c with prior knowledge: POST of one framed gRPC message, `streams` calls at a time on each
+ * connection. Its output has mean and maximum, no percentiles; they are NaN.
+ */
+export async function h2load(
+  url: string,
+  run: { connections: number; streams: number; seconds: number; headers: readonly string[]; bodyFile: string },
+): Promise<Load> {
+  const text = await output("h2load", [
+    "-t1",
+    `-c${run.connections}`,
+    `-m${run.streams}`,
+    `-D${run.seconds}`,
+    "-d",
+    run.bodyFile,
+    ...["content-type: application/grpc", "te: trailers", ...run.headers].flatMap((header) => ["-H", header]),
+    url,
+  ]);
+  const number = (pattern: RegExp): number => Number(pattern.exec(text)?.[1] ?? 0);
+  const requests = number(/(\d+) succeeded/);
+  const others = /status codes: \d+ 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx/.exec(text);
+  const bad =
+    number(/(\d+) failed/) +
+    number(/(\d+) errored/) +
+    (others?.slice(1).reduce((sum, count) => sum + Number(count), 0) ?? 0);
+  return {
+    requests,
+    perSecond: number(/finished in [^,]+, ([\d.]+) req\/s/),
+    p50Us: Number.NaN,
+    p99Us: Number.NaN,
+    bad,
+  };
+}
+
+/** One run of a load program of ours (load-*.ts), which prints a `Load` as JSON. */
+export async function loadProgram(name: "bulk" | "echo" | "setup", args: object): Promise<Load> {
+  const program = new URL(`load-${name}.ts`, import.meta.url);
+  const text = await output(process.execPath, [program.pathname, JSON.stringify(args)]);
+  const { requests, perSecond, p50Us, p99Us, bad } = JSON.parse(text) as Load;
+  return { requests, perSecond, p50Us: p50Us ?? Number.NaN, p99Us: p99Us ?? Number.NaN, bad };
+}
+
+/** What the middle and the slowest hundredth took, of durations in µs. */
+export function percentiles(durations: readonly number[]): { p50Us: number; p99Us: number } {
+  const sorted = Float64Array.from(durations).sort();
+  const at = (share: number): number =>
+    sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN;
+  return { p50Us: at(0.5), p99Us: at(0.99) };
+}
+
 export function output(command: string, args: readonly string[]): Promise<string> {
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"] });
