@@ -1,7 +1,7 @@
 import * as fc from "fast-check";
 import { BlockList } from "node:net";
 import { expect, test } from "vitest";
-import { contains, isLocal, parseAddress, parseBlock } from "./ip-address.ts";
+import { contains, isLocal, parseAddress, parseBlock, shareOf } from "./ip-address.ts";
 
 test.each([
   "1.2.3",
@@ -67,4 +67,16 @@ test("local addresses are loopback, link-local and unspecified ones, in any clot
     expect(isLocal(parseAddress(text) ?? []), text).toBe(true);
   for (const text of ["10.0.0.1", "128.0.0.1", "169.253.1.1", "2001:db8::1", "fec0::1", "::ffff:10.0.0.1", "::1:0:0:1"])
     expect(isLocal(parseAddress(text) ?? []), text).toBe(false);
+});
+
+test.each([
+  ["10.0.0.1", "10.0.0.1"],
+  ["::ffff:10.0.0.1", "10.0.0.1"],
+  ["2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"],
+  ["2001:db8:1:2::9", "2001:db8:1:2::/64"],
+  ["2001:db8::9", "2001:db8:0:0::/64"],
+  ["::1", "0:0:0:0::/64"],
+  ["fe80::1%eth0", "fe80:0:0:0::/64"],
+])("for shares and rates %s counts as %s", (address, key) => {
+  expect(shareOf(address)).toBe(key);
 });

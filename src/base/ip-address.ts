@@ -110,3 +110,16 @@ const localBlocks: readonly Block[] = [
   // Also what IPv6 once called "IPv4-compatible" (::127.0.0.1), which some stacks still dial as IPv4.
   { words: [0, 0, 0, 0, 0, 0, 0, 0], bits: 96 },
 ];
+
+/** Who counts as one when shares and rates are given to addresses: one customer has a whole /64 of IPv6. */
+export function shareOf(address: string): string {
+  if (!address.includes(":")) return address;
+  const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address);
+  if (mapped?.[1] !== undefined) return mapped[1];
+  const [head = "", tail] = address.replace(/%.*$/, "").split("::");
+  const left = head === "" ? [] : head.split(":");
+  const right = tail === undefined || tail === "" ? [] : tail.split(":");
+  const zeros = tail === undefined ? 0 : Math.max(0, 8 - left.length - right.length);
+  const groups = [...left, ...Array.from({ length: zeros }, () => "0"), ...right];
+  return `${groups.slice(0, 4).join(":")}::/64`;
+}

@@ -3,13 +3,14 @@ import type { AddressInfo, Socket } from "node:net";
 import { fastify, type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
 import type { Clock } from "../base/clock.ts";
 import { failures, HauberkError, messageOf, refuse, type Refusal } from "../base/errors.ts";
+import { shareOf } from "../base/ip-address.ts";
 import type { OptionValues } from "../base/options.ts";
 import { answerOf } from "../contract/read-enrollment.ts";
 import { parseJson } from "../contract/shape.ts";
 import { isRefusal } from "../base/errors.ts";
 import type { Logger } from "../telemetry/logger.ts";
 import type { controlOptions } from "./options.ts";
-import { rateKeyOf, Rates } from "./rates.ts";
+import { Rates } from "./rates.ts";
 
 export type App = FastifyInstance<Server>;
 
@@ -77,7 +78,7 @@ export function makeListener(wish: ListenerWish, context: ListenerContext): App 
 
   const rates = new Rates(clock, { perSecond: options.addressPerSecond, burstMax: options.addressBurstMax });
   app.addHook("onRequest", (request, reply, done) => {
-    const refusal = rates.take(rateKeyOf(request.raw.socket.remoteAddress ?? ""));
+    const refusal = rates.take(shareOf(request.raw.socket.remoteAddress ?? ""));
     if (refusal === undefined) {
       limitBody(request, context);
       done();
@@ -165,7 +166,7 @@ function fairShare(connectionsMax: number): (socket: Socket) => void {
   const max = Math.ceil(connectionsMax / 2);
   const held = new Map<string, number>();
   return (socket) => {
-    const key = rateKeyOf(socket.remoteAddress ?? "");
+    const key = shareOf(socket.remoteAddress ?? "");
     const count = held.get(key) ?? 0;
     if (count >= max) {
       socket.destroy();

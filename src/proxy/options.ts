@@ -30,6 +30,13 @@ export const proxyOptions = {
     max: 1_000_000,
     why: "Open TCP connections and WebSockets of each side; they wait more than they work, so they do not count as requests.",
   },
+  refusedLineMs: {
+    env: "HAUBERK_REFUSED_LINE_MS",
+    default: 10_000,
+    min: 100,
+    max: 3_600_000,
+    why: "A stranger can be refused a thousand times a second: one line for each code and address in this time, with how many more there were.",
+  },
   connectMs: {
     env: "HAUBERK_CONNECT_MS",
     default: 1_000,

@@ -1,4 +1,5 @@
 import { generateKeyPairSync, sign } from "node:crypto";
+import { once } from "node:events";
 import { createServer, request, type IncomingMessage, type RequestListener, type Server } from "node:http";
 import { connect, type AddressInfo } from "node:net";
 import { afterEach, beforeAll, expect, test } from "vitest";
@@ -10,7 +11,7 @@ import { Published } from "../base/published.ts";
 import type { Rule } from "../base/resource.ts";
 import type { RouteePort, StateEntry } from "../contract/watch.ts";
 import { resilienceOptions } from "../resilience/options.ts";
-import { silent } from "../telemetry/logger.ts";
+import { silent, type LogFields, type Logger } from "../telemetry/logger.ts";
 import { Metrics } from "../telemetry/metrics.ts";
 import { http2Options } from "../transport/http2-options.ts";
 import { http1Options, tlsOptions } from "../transport/options.ts";
@@ -422,4 +423,27 @@ test("bytes that are no request end nothing but their connection", async () => {
     socket.resume();
   });
   expect((await call(web.proxy.outboundPort)).status).toBe(200);
+});
+
+test("a stranger who is refused a hundred times causes two lines: the first, and how many more there were", async () => {
+  const lines: { message: string; fields: LogFields | undefined }[] = [];
+  const log: Logger = { ...silent, warn: (message, fields) => lines.push({ message, fields }), child: () => log };
+  const { proxy, metrics } = await run("orders", {
+    log,
+    routee: { host: "127.0.0.1", ports: [{ name: "http", port: 1, protocol: "http" }] },
+    inbound: { host: "127.0.0.1", port: 0 },
+  });
+  for (let i = 0; i < 100; i++) {
+    const stranger = connect(proxy.inboundPort, "127.0.0.1");
+    stranger.on("error", () => undefined);
+    stranger.write("GET / HTTP/1.1\r\n\r\n");
+    await once(stranger, "close");
+  }
+  await proxy.stop();
+  const refused = lines.filter(({ message }) => message === "a connection was refused");
+  expect(refused.map(({ fields }) => [fields?.["code"], fields?.["more"]])).toEqual([
+    ["PEER_UNTRUSTED", undefined],
+    ["PEER_UNTRUSTED", 99],
+  ]);
+  expect(metrics.renderPrometheus()).toMatch(/hauberk_handshakes_refused_total\{[^}]*PEER_UNTRUSTED[^}]*\} 100/);
 });

@@ -1,6 +1,7 @@
 import type { Socket } from "node:net";
 import { repeat, type Clock } from "../base/clock.ts";
 import { HauberkError, messageOf, type Refusal } from "../base/errors.ts";
+import { shareOf } from "../base/ip-address.ts";
 import type { OptionValues } from "../base/options.ts";
 import { Published } from "../base/published.ts";
 import type { Random } from "../base/random.ts";
@@ -12,6 +13,7 @@ import { RetryBudget } from "../resilience/retry.ts";
 import type { AccessLog } from "../telemetry/access-log.ts";
 import type { Logger } from "../telemetry/logger.ts";
 import type { Metrics } from "../telemetry/metrics.ts";
+import { Repeats } from "../telemetry/repeats.ts";
 import type { ConnectionFacts, PeerIdentity } from "../transport/exchange.ts";
 import { Http1Pool } from "../transport/http1-pool.ts";
 import { Http2Pool } from "../transport/http2-pool.ts";
@@ -83,6 +85,8 @@ export interface ProxyOptions {
 }
 
 const tickMs = 5_000;
+/** Codes and addresses that the log tells apart; all others share a line. */
+const refusedKeysMax = 256;
 /** In so many steps the connections of an old certificate are drained, so that peers do not dial anew all at once. */
 const drainSteps = 16;
 
@@ -104,11 +108,14 @@ export class Proxy {
   #outboundListener: PlainListener | undefined;
   #cancels: (() => void)[] = [];
   readonly #farewells = new Set<() => void>();
+  /** What strangers cause must not fill the log. */
+  readonly #refused: Repeats;
 
   constructor(context: ProxyContext) {
     this.#context = context;
     const { clock, log, random, options, metrics, identity, snapshot } = context;
     this.#meters = new Meters(metrics);
+    this.#refused = new Repeats({ clock, everyMs: options.proxy.refusedLineMs, keysMax: refusedKeysMax });
     this.#alarms = new Alarms(clock);
     this.#tunnelAlarms = new Alarms(clock, coarseWheel);
     this.#verifier = new TokenVerifier({
@@ -201,6 +208,7 @@ export class Proxy {
     await this.drain(0);
     this.#upstreams.end();
     for (const pool of this.#pools) pool.close(0);
+    this.#refused.stop();
     this.#context.access?.flush();
   }
 
@@ -330,11 +338,14 @@ export class Proxy {
       onProof: (step: ProofStep, refusal?: Refusal) => this.#proof("inbound", step, refusal),
       onRefused: (refusal: Refusal, remoteAddress: string) => {
         this.#meters.handshakeRefused("inbound", refusal.code);
-        this.#context.log.warn("a connection was refused", {
-          code: refusal.code,
-          because: refusal.message,
-          remoteAddress,
-        });
+        this.#refused.say(`${refusal.code} ${shareOf(remoteAddress)}`, (more) =>
+          this.#context.log.warn("a connection was refused", {
+            code: refusal.code,
+            because: refusal.message,
+            remoteAddress,
+            ...(more === 0 ? {} : { more }),
+          }),
+        );
       },
     };
     try {

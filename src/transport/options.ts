@@ -95,6 +95,13 @@ export const tlsOptions = {
     max: 1_000_000,
     why: "An accepted connection costs about 70 KB: this bounds what peers can make a sidecar hold.",
   },
+  handshakesPerAddressMax: {
+    env: "HAUBERK_TLS_HANDSHAKES_PER_ADDRESS_MAX",
+    default: 1_000,
+    min: 1,
+    max: 1_000_000,
+    why: "Whoever has no certificate can hold places for handshakeMs each; one address gets so many, and never more than half of all. A machine full of sidecars that all come back at once needs fewer.",
+  },
   expiryLeadMs: {
     env: "HAUBERK_TLS_EXPIRY_LEAD_MS",
     default: 30_000,

@@ -6,6 +6,7 @@ import type { OptionValues } from "../base/options.ts";
 import type { Published } from "../base/published.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import type { PeerIdentity } from "./exchange.ts";
+import { Handshakes } from "./handshakes.ts";
 import { createServer } from "./node-tls.ts";
 import type { tlsOptions } from "./options.ts";
 import { provePeer, type ProvenPeer } from "./peer.ts";
@@ -86,6 +87,7 @@ class MutualTlsListener implements Listener {
   readonly #members = new Set<Member>();
   /** Every accepted socket, also those still in their handshake. */
   readonly #sockets = new Set<Socket>();
+  readonly #handshakes: Handshakes;
   /** By the bytes of their leaf: which one a connection was made with is asked of the connection. */
   readonly #shown = new Map<string, OwnCertificate>();
   #closing = false;
@@ -105,7 +107,9 @@ class MutualTlsListener implements Listener {
       noDelay: true,
       keepAlive: true,
     });
-    this.#server.maxConnections = terms.options.tlsConnectionsMax;
+    const { tlsConnectionsMax, handshakesPerAddressMax } = terms.options;
+    this.#server.maxConnections = tlsConnectionsMax;
+    this.#handshakes = new Handshakes(Math.min(handshakesPerAddressMax, Math.ceil(tlsConnectionsMax / 2)));
     this.#server.on("connection", (socket: Socket) => this.#accepted(socket));
     this.#server.on("secureConnection", (socket: TLSSocket) => this.#connected(socket));
     this.#server.on("tlsClientError", (error: NodeJS.ErrnoException, socket: TLSSocket) => this.#failed(error, socket));
@@ -176,9 +180,15 @@ class MutualTlsListener implements Listener {
   #accepted(socket: Socket): void {
     this.#sockets.add(socket);
     socket.once("close", () => this.#sockets.delete(socket));
+    if (this.#handshakes.begin(socket)) return;
+    const because = "Cannot accept the connection: its address has as many handshakes under way as one address may";
+    const hint = "Find out who opens so many, or raise HAUBERK_TLS_HANDSHAKES_PER_ADDRESS_MAX";
+    this.#terms.onRefused(refuse("LIMIT_CONNECTIONS", because, hint), socket.remoteAddress ?? "");
+    socket.destroy();
   }
 
   #connected(socket: TLSSocket): void {
+    this.#handshakes.done(socket);
     socket.on("error", () => undefined); // `close` follows, and whoever carries the connection hears of it.
     const { identity, trustDomain, clock } = this.#terms;
     const remoteAddress = socket.remoteAddress ?? "";

@@ -343,6 +343,34 @@ test("connections over the limit are dropped, and said", async () => {
   expect((await refusal()).code).toBe("LIMIT_CONNECTIONS");
 });
 
+test("one address gets its share of handshakes under way, and the places come back", async () => {
+  const { listener, dial, refusal, connection } = await scene({ options: { handshakesPerAddressMax: 2 } });
+  const silent = [connectPlain(listener.port, "127.0.0.1"), connectPlain(listener.port, "127.0.0.1")];
+  for (const socket of silent) {
+    socket.on("error", () => undefined);
+    await once(socket, "connect");
+  }
+  expect(codeOf(await dial())).toBe("CONNECT_FAILED");
+  expect(await refusal()).toMatchObject({ code: "LIMIT_CONNECTIONS", hint: expect.stringContaining("PER_ADDRESS") });
+  for (const socket of silent) {
+    socket.end();
+    await once(socket, "close");
+  }
+  // Proven connections do not count: three stand where two handshakes may be under way.
+  for (let i = 0; i < 3; i++) {
+    dialled(await dial());
+    await connection(i);
+  }
+});
+
+test("an address never gets more than half of all connections for its handshakes", async () => {
+  const { listener, dial } = await scene({ options: { tlsConnectionsMax: 4 } });
+  const silent = Array.from({ length: 2 }, () => connectPlain(listener.port, "127.0.0.1"));
+  for (const socket of silent) await once(socket, "connect");
+  expect(codeOf(await dial())).toBe("CONNECT_FAILED");
+  for (const socket of silent) socket.destroy();
+});
+
 test("bytes that are no TLS, and a client that says nothing, end without harm", async () => {
   const { listener, refusal, refusals, dial } = await scene({ options: { handshakeMs: 100 } });
   const garbage = connectPlain(listener.port, "127.0.0.1");
