@@ -300,9 +300,7 @@ export abstract class Carry extends Alarm implements BodyEvents {
       // The status is out: cutting the answer short is the only way to say that it is not whole.
       this.released(attempt, "lost");
       const refusal =
-        loss.kind === "invalid"
-          ? upstreamInvalid(this.service)
-          : upstreamLost(this.exchange.head.method, this.service);
+        loss.kind === "invalid" ? upstreamInvalid(this.service) : upstreamLost(this.exchange.head.method, this.service);
       this.#cut(refusal);
       this.meter.refused(refusal.code, this.#status);
       this.#finish(refusal.code);

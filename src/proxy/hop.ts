@@ -141,7 +141,7 @@ export class Hop {
   /** The roots are others: no connection that was made under the old ones is used again. */
   rejudge(): void {
     const { drainMs } = this.#context.options;
-    for (const held of [...this.#retired]) held.tenure?.rejudge(drainMs);
+    for (const held of this.#retired) held.tenure?.rejudge(drainMs);
     for (const held of this.#held.slice()) {
       if (held.tenure === undefined) this.#drain(held);
       else if (this.#letGo(held)) held.tenure.rejudge(drainMs);

@@ -30,6 +30,8 @@ import { Routes } from "./routes.ts";
 import { buildSnapshot } from "./snapshot.ts";
 
 const web = { id: idOf("web"), leaf: {} as never };
+const evil = { id: idOf("evil"), leaf: {} as never };
+const connect = { method: "CONNECT", path: "", authority: "orders.default.mesh:6379", body: true };
 const rules: Rule[] = [{ from: [{ services: ["web.default"] }] }];
 
 function inboundBench(
@@ -46,6 +48,7 @@ function inboundBench(
   const lines: string[] = [];
   const routee = new FakeConnection("http/1.1");
   const other = new FakeConnection("http/1.1");
+  const tcp = new FakeConnection();
   const verifier = new TokenVerifier({
     clock,
     log: silent,
@@ -81,6 +84,7 @@ function inboundBench(
     service: "orders.default",
     ownId: () => idOf("orders").text,
     ports: [
+      { port: { name: "tcp", port: 6379, protocol: "tcp" }, sender: tcp },
       { port: { name: "http", port: 8080, protocol: "http" }, sender: routee },
       { port: { name: "more", port: 9090, protocol: "http" }, sender: other },
     ],
@@ -99,7 +103,7 @@ function inboundBench(
     return exchange;
   };
   const settle = () => new Promise<void>((resolve) => setImmediate(resolve));
-  return { clock, context, metrics, lines, routee, other, snapshot, ask, settle };
+  return { clock, context, metrics, lines, routee, other, tcp, snapshot, ask, settle };
 }
 
 const codeOf = (exchange: FakeServerExchange): string | undefined =>
@@ -151,7 +155,22 @@ test("what a peer forges of ours is gone, but for a deadline and an id", () => {
 
 test.each([
   ["nobody proven", { peer: undefined as never }, "PEER_UNTRUSTED"],
-  ["CONNECT", { method: "CONNECT", path: "" }, "METHOD_UNSUPPORTED"],
+  ["CONNECT without a port", { ...connect, authority: "orders" }, "NOT_IN_MESH"],
+  ["CONNECT to an HTTP port", { ...connect, authority: "orders:8080" }, "NOT_IN_MESH"],
+  ["CONNECT to the sidecar's own port", { ...connect, authority: "orders:15443" }, "NOT_IN_MESH"],
+  ["CONNECT to a port that was not declared", { ...connect, authority: "orders:22" }, "NOT_IN_MESH"],
+  ["CONNECT to loopback", { ...connect, authority: "127.0.0.1:6379" }, "NOT_IN_MESH"],
+  ["CONNECT to loopback by name", { ...connect, authority: "localhost:6379" }, "NOT_IN_MESH"],
+  ["CONNECT to loopback in IPv6", { ...connect, authority: "[::1]:6379" }, "NOT_IN_MESH"],
+  ["CONNECT to loopback in another spelling", { ...connect, authority: "127.1:6379" }, "REQUEST_INVALID"],
+  ["CONNECT to loopback mapped to IPv6", { ...connect, authority: "[::ffff:127.0.0.1]:6379" }, "NOT_IN_MESH"],
+  ["CONNECT to the metadata service", { ...connect, authority: "169.254.169.254:80" }, "NOT_IN_MESH"],
+  ["CONNECT to the unspecified address", { ...connect, authority: "0.0.0.0:6379" }, "NOT_IN_MESH"],
+  ["CONNECT to another service", { ...connect, authority: "ledger:6379" }, "NOT_IN_MESH"],
+  ["CONNECT to another namespace", { ...connect, authority: "orders.shop:6379" }, "NOT_IN_MESH"],
+  ["CONNECT by an identity that no rule names", { ...connect, peer: evil }, "SERVICE_UNKNOWN"],
+  ["a request to a TCP port", { authority: "orders:6379" }, "NOT_IN_MESH"],
+  ["an upgrade at a TCP port", { authority: "orders:6379", upgrade: "websocket", body: true }, "NOT_IN_MESH"],
   ["a path above the root", { path: "/../x" }, "REQUEST_INVALID"],
   ["another service's name", { authority: "ledger" }, "NOT_IN_MESH"],
   ["another namespace", { authority: "orders.shop" }, "NOT_IN_MESH"],
@@ -160,12 +179,47 @@ test.each([
   ["a port of this machine that was not declared", { authority: "orders:22" }, "NOT_IN_MESH"],
   ["no authority", { authority: "" }, "REQUEST_INVALID"],
   ["a deadline that is over", { fields: ["x-hauberk-timeout-ms", "0"] }, "DEADLINE_EXCEEDED"],
-  ["an identity that no rule names", { peer: { id: idOf("evil"), leaf: {} as never } }, "SERVICE_UNKNOWN"],
+  ["an identity that no rule names", { peer: evil }, "SERVICE_UNKNOWN"],
 ])("%s is refused, and the routee hears nothing", (_, asked, code) => {
   const bench = inboundBench();
   const exchange = bench.ask(asked);
   expect(codeOf(exchange)).toBe(code);
+  const { routee, other, tcp } = bench;
+  expect([routee.requests.length, other.requests.length, tcp.requests.length]).toEqual([0, 0, 0]);
+});
+
+test("CONNECT to a declared TCP port arrives there, decided by identity and port, and no field comes with it", () => {
+  const bench = inboundBench({ policies: [allow("orders", [{ ...rules[0], to: [{ ports: [6379] }] }])] });
+  const exchange = bench.ask({ ...connect, fields: ["x-a", "1", "authorization", "Bearer x"] });
+  exchange.send("early");
+  const { last } = bench.tcp;
+  expect([last.head.method, last.head.authority, last.text()]).toEqual(["CONNECT", "orders.default.mesh:6379", ""]);
+  expect(fieldOf(last.head.fields, "x-a")).toBeUndefined();
+  last.respond(200, [], false);
+  last.data("hello");
+  expect([exchange.answer?.status, last.text(), exchange.text()]).toEqual([200, "early", "hello"]);
   expect([bench.routee.requests.length, bench.other.requests.length]).toEqual([0, 0]);
+  expect(codeOf(bench.ask())).toBe("DENIED");
+});
+
+test.each([
+  ["a token", { jwt: { provider: "corp" } }],
+  ["a method", { to: [{ methods: ["GET"] }] }],
+  ["a header", { to: [{ headers: { "x-a": ["1"] } }] }],
+])("an ALLOW with %s does not let TCP in, and causes no work for a token", (_name, more) => {
+  const bench = inboundBench({ policies: [allow("orders", [{ ...rules[0], ...more }])] });
+  const exchange = bench.ask({ ...connect, fields: ["x-a", "1", "authorization", "Bearer x.y.z"] });
+  expect(codeOf(exchange)).toBe("DENIED");
+  expect(bench.tcp.requests).toHaveLength(0);
+});
+
+test("a routee whose TCP port does not accept is CONNECT_FAILED, after one more try", async () => {
+  const bench = inboundBench();
+  const exchange = bench.ask(connect);
+  bench.tcp.last.lose("unprocessed");
+  await bench.settle();
+  bench.tcp.last.lose("unprocessed");
+  expect([codeOf(exchange), bench.tcp.requests.length]).toEqual(["CONNECT_FAILED", 2]);
 });
 
 test("a call that could be allowed and is not is DENIED; nothing is allowed by default", () => {

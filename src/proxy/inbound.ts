@@ -19,7 +19,6 @@ import {
   notAllowed,
   notServed,
   notTaken,
-  noTunnel,
   tooMany,
   tooManyTunnels,
   unforeseen,
@@ -53,7 +52,7 @@ export interface InboundContext extends CarryContext {
   readonly service: string;
   /** The own SPIFFE ID. */
   readonly ownId: () => string;
-  /** The HTTP ports of the routee, the default one first. */
+  /** The ports of the routee; the first that is not TCP is the default. */
   readonly ports: readonly DeclaredPort[];
   readonly budget: RetryBudget;
 }
@@ -71,6 +70,8 @@ class InboundCall extends Carry implements Call {
   port = 0;
   readonly fields: Fields;
   readonly sourceAddress: string;
+  /** A TCP connection: policy sees its port and who opens it. */
+  readonly #tcp: boolean;
 
   readonly #context: InboundContext;
   #snapshot: Snapshot | undefined = undefined;
@@ -80,16 +81,17 @@ class InboundCall extends Carry implements Call {
   #head: RequestHead | undefined = undefined;
   #target = "";
   #authority = "";
-  #tries = 0;
   /** The routee is spoken to in HTTP/1.1, where names have a case. */
   #inHttp1 = false;
+  #tries = 0;
 
   constructor(context: InboundContext, exchange: ServerExchange) {
     super(context, exchange, takeRequest(exchange.head));
     this.#context = context;
     this.principal = exchange.connection.peer?.id;
     this.method = exchange.head.method;
-    this.fields = this.notes.fields;
+    this.#tcp = this.method === "CONNECT";
+    this.fields = this.#tcp ? [] : this.notes.fields;
     this.sourceAddress = exchange.connection.remoteAddress;
     this.service = context.service;
   }
@@ -99,13 +101,14 @@ class InboundCall extends Carry implements Call {
     const { head } = this.exchange;
     if (this.principal === undefined) return this.refuse(noPeer);
     if (this.tunnels && context.openTunnels.value >= context.options.tunnelsMax) return this.refuse(tooManyTunnels);
-    if (head.method === "CONNECT") return this.refuse(noTunnel);
     if (head.method === "TRACE") return this.refuse(noTrace);
-    const target = normalizePath(head.path);
-    if (isRefusal(target)) return this.refuse(target);
-    if (target.path === "" || (target.path === "*" && head.method !== "OPTIONS")) return this.refuse(noPath);
-    this.path = target.path;
-    this.#target = target.target;
+    if (!this.#tcp) {
+      const target = normalizePath(head.path);
+      if (isRefusal(target)) return this.refuse(target);
+      if (target.path === "" || (target.path === "*" && head.method !== "OPTIONS")) return this.refuse(noPath);
+      this.path = target.path;
+      this.#target = target.target;
+    }
     const sender = this.#findPort(head.authority);
     if (isRefusal(sender)) return this.refuse(sender);
     this.#sender = sender;
@@ -114,7 +117,7 @@ class InboundCall extends Carry implements Call {
     const snapshot = context.snapshot.read();
     this.#snapshot = snapshot;
     const names = snapshot.own.policies.providers;
-    if (names.length > 0 && !this.#tokensKnown(names, snapshot)) return this.#verify(names, snapshot);
+    if (!this.#tcp && names.length > 0 && !this.#tokensKnown(names, snapshot)) return this.#verify(names, snapshot);
     this.#decide(snapshot);
   }
 
@@ -127,27 +130,50 @@ class InboundCall extends Carry implements Call {
     );
   }
 
-  /** The declared port that the authority means. Its host must be this service's name; its port one that was declared. */
+  /**
+   * The declared port that the authority means. Its host must be this service's name; its port one that was declared, for TCP
+   * where it is a CONNECT and for HTTP where it is a request: neither ever arrives at a port of the other kind.
+   */
   #findPort(authority: string): RouteeSender | Refusal {
-    const { routes, service, ports } = this.#context;
+    const { routes, service } = this.#context;
     const route = routes.read(authority);
     if (isRefusal(route)) return route.code === "REQUEST_INVALID" ? route : notServed(authority);
     if (route.key !== service) return notServed(authority);
+    if (this.#tcp) return this.#findTcpPort(route);
     const named = route.port;
     // A client without a sidecar names the port that it connected to: that is no port of the routee.
     const own = named === undefined || named === this.exchange.connection.localPort;
-    const declared = ports.find(({ port }) => port.port === named) ?? (own ? ports[0] : undefined);
+    const declared = this.#declared(named) ?? (own ? this.#declared(undefined) : undefined);
     if (declared === undefined) return notServed(authority);
     this.host = route.policyHost;
     this.port = declared.port.port;
+    this.#inHttp1 = declared.port.protocol === "http";
     this.#authority = declared.port.port === named ? route.authority : route.host;
     return declared.sender;
+  }
+
+  #findTcpPort(route: Route): RouteeSender | Refusal {
+    // An authority with port 80 reads like one without, which is enough for HTTP; a CONNECT always names one.
+    const declared = this.#declared(route.port ?? 80);
+    if (declared === undefined) return notServed(this.exchange.head.authority);
+    this.host = route.policyHost;
+    this.port = declared.port.port;
+    this.#authority = `${route.host}:${this.port}`;
+    return declared.sender;
+  }
+
+  /** A declared port of the kind that this call is for, by number; without one the first. */
+  #declared(number: number | undefined): DeclaredPort | undefined {
+    for (const declared of this.#context.ports) {
+      const { port, protocol } = declared.port;
+      if ((protocol === "tcp") === this.#tcp && (number === undefined || port === number)) return declared;
+    }
+    return undefined;
   }
 
   #tokensKnown(names: readonly string[], snapshot: Snapshot): boolean {
     const { verifier, options } = this.#context;
     this.#bearer = verifier.bearers.read(this.notes.authorization, this.notes.authorizations, options.tokenMaxBytes);
-    this.#inHttp1 = declared.port.protocol === "http";
     for (let i = 0; i < names.length; i++) {
       if (verifier.check(names[i] as string, this.#bearer, snapshot.providers) === undefined) return false;
     }
@@ -203,6 +229,7 @@ class InboundCall extends Carry implements Call {
         if (i < this.notes.grpcTimeoutAt) this.notes.grpcTimeoutAt -= 2;
       }
     }
+    if (this.#inHttp1) respell(fields, this.notes.spelling === "" ? this.notes.saidSpelling : this.notes.spelling);
     const peer = this.principal as SpiffeId;
     const by = `By=${this.#context.ownId()};URI=${peer.text}`;
     fields.push("via", viaOf(this.exchange.connection), "x-forwarded-client-cert", by);
@@ -229,7 +256,6 @@ class InboundCall extends Carry implements Call {
       this.refuse(notTaken(this.service));
     }
   }
-    if (this.#inHttp1) respell(fields, this.notes.spelling === "" ? this.notes.saidSpelling : this.notes.spelling);
 
   protected override lost(_attempt: Attempt, loss: Loss): Refusal | undefined {
     const { budget, clock } = this.#context;

@@ -15,6 +15,7 @@ import { HauberkError } from "../base/errors.ts";
 import type { StateEntry } from "../contract/watch.ts";
 import { fieldOf, type Fields } from "../http/message.ts";
 import { connectFailed } from "./hop.ts";
+import { Routes } from "./routes.ts";
 
 const codeOf = (exchange: FakeServerExchange): string | undefined =>
   fieldOf(exchange.answer?.fields ?? [], "x-hauberk-code");
@@ -240,7 +241,7 @@ test("a guarded listener wants the whole secret, and passes none of it on", asyn
 test("a listener for one service leads there whatever Host says", async () => {
   const bench = outboundBench();
   bench.publish(ordersFor([endpoint("a")]));
-  bench.ask({ authority: "127.0.0.1:7001" }, { to: { service: "orders", namespace: "default" } });
+  bench.ask({ authority: "127.0.0.1:7001" }, { to: Routes.to({ service: "orders", namespace: "default" }) });
   await bench.settle();
   expect(bench.connectionTo("a").last.head.authority).toBe("orders.default.mesh");
 });
@@ -304,9 +305,9 @@ test("what Hauberk writes, and what belongs to one hop, does not come from the w
     trace,
     "tracestate",
     "a=b",
-    "x-hauberk-timeout-ms",
     "x-hauberk-case",
     "Accept",
+    "x-hauberk-timeout-ms",
     "500",
   ]);
 });

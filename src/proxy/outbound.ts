@@ -1,7 +1,7 @@
 import { isRefusal, messageOf, type FailureCode, type Refusal } from "../base/errors.ts";
 import type { Published } from "../base/published.ts";
 import type { Random } from "../base/random.ts";
-import type { ServiceName, SpiffeId } from "../base/spiffe-id.ts";
+import type { SpiffeId } from "../base/spiffe-id.ts";
 import { fieldOf, type Fields, type RequestHead, type ResponseHead } from "../http/message.ts";
 import { normalizePath } from "../http/target.ts";
 import { decide, type Call, type TokenState } from "../policy/decide.ts";
@@ -12,7 +12,7 @@ import { timeoutField } from "../resilience/deadline.ts";
 import type { LossKind } from "../resilience/loss.ts";
 import type { ResilienceLimits } from "../resilience/options.ts";
 import { mayRetry } from "../resilience/retry.ts";
-import type { ClientConnection, Handler, Loss, ServerExchange } from "../transport/exchange.ts";
+import type { BodyEvents, ClientConnection, Handler, Loss, ServerExchange } from "../transport/exchange.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import { noBearer, type Bearer } from "./bearer.ts";
 import { Attempt, Carry, type CarryContext } from "./carry.ts";
@@ -25,9 +25,9 @@ import {
   noIdentity,
   noPath,
   noTrace,
+  noTunnel,
   notAllowed,
   notTaken,
-  noTunnel,
   secretWrong,
   tooMany,
   tooManyTunnels,
@@ -36,7 +36,7 @@ import {
   upstreamInvalid,
   upstreamLost,
 } from "./refusals.ts";
-import { Routes, type Route } from "./routes.ts";
+import type { Route, Routes } from "./routes.ts";
 import type { Service, Snapshot } from "./snapshot.ts";
 import type { TcpRefusals } from "./tcp-refusals.ts";
 import { spellingField } from "./spelling.ts";
@@ -55,20 +55,38 @@ export interface OutboundContext extends CarryContext {
   readonly verifier: TokenVerifier;
   readonly upstreams: Upstreams;
   readonly routes: Routes;
+  readonly tcpRefusals: TcpRefusals;
 }
 
 /** How a listener is guarded, and where it leads. */
 export interface OutboundListener {
   /** The whole value that Proxy-Authorization must have; undefined for an open listener. */
   readonly secret?: string | undefined;
-  /** The one service that this listener leads to. */
-  readonly to?: ServiceName | undefined;
+  /** Where this listener leads, whatever is asked for. */
+  readonly to?: Route | undefined;
+  /** Whether a CONNECT is taken: as a TCP connection. */
+  readonly connects?: boolean;
 }
 
 /** The handler of one outbound listener. */
 export function outboundHandler(context: OutboundContext, listener: OutboundListener): Handler {
-  const to = listener.to === undefined ? undefined : Routes.to(listener.to);
-  return (exchange) => new OutboundCall(context, exchange).start(listener.secret, to);
+  return (exchange) => void callOutbound(context, exchange, listener);
+}
+
+/** The same for one exchange; gives who listens to it. */
+export function callOutbound(
+  context: OutboundContext,
+  exchange: ServerExchange,
+  listener: OutboundListener,
+): BodyEvents {
+  const call = new OutboundCall(context, exchange);
+  call.start(listener);
+  return call;
+}
+
+/** Whether the workload showed the secret of a guarded listener. */
+export function showsSecret(fields: Fields, secret: string | undefined): boolean {
+  return secret === undefined || sameText(fieldOf(fields, "proxy-authorization") ?? "", secret);
 }
 
 class OutboundAttempt extends Attempt {
@@ -90,7 +108,7 @@ const unprocessedCodes: ReadonlySet<string> = new Set<FailureCode>(["CONNECT_FAI
 const resendsMax = 3;
 const noEndpoints: readonly Endpoint[] = [];
 
-class OutboundCall extends Carry implements Call, Waiter {
+class OutboundCall extends Carry implements Call, Waiter, Wanted {
   // What policy sees.
   principal: SpiffeId | undefined = undefined;
   readonly method: string;
@@ -99,6 +117,8 @@ class OutboundCall extends Carry implements Call, Waiter {
   port = 0;
   readonly fields: Fields;
   readonly sourceAddress = undefined;
+  /** A TCP connection: it has a port, and nothing else that policy could see. */
+  readonly tcp: boolean;
 
   readonly #context: OutboundContext;
   #snapshot: Snapshot | undefined = undefined;
@@ -124,26 +144,27 @@ class OutboundCall extends Carry implements Call, Waiter {
     super(context, exchange, takeRequest(exchange.head));
     this.#context = context;
     this.method = exchange.head.method;
-    this.fields = this.notes.fields;
+    this.tcp = this.method === "CONNECT";
+    this.fields = this.tcp ? [] : this.notes.fields;
     // Before the decision: the callee decides on the fields with it.
-    this.fields.push("via", viaOf(exchange.connection));
+    if (!this.tcp) this.fields.push("via", viaOf(exchange.connection));
   }
 
-  start(secret: string | undefined, to: Route | undefined): void {
+  start({ secret, to, connects }: OutboundListener): void {
     const context = this.#context;
     const { head } = this.exchange;
-    if (secret !== undefined && !sameText(fieldOf(head.fields, "proxy-authorization") ?? "", secret)) {
-      return this.refuse(secretWrong);
-    }
+    if (!showsSecret(head.fields, secret)) return this.refuse(secretWrong);
     if (context.openRequests.value > context.options.outboundRequestsMax) return this.refuse(tooMany);
     if (this.tunnels && context.openTunnels.value >= context.options.tunnelsMax) return this.refuse(tooManyTunnels);
-    if (head.method === "CONNECT") return this.refuse(noTunnel);
+    if (this.tcp && connects !== true) return this.refuse(noTunnel);
     if (head.method === "TRACE") return this.refuse(noTrace);
-    const target = normalizePath(head.path);
-    if (isRefusal(target)) return this.refuse(target);
-    if (target.path === "" || (target.path === "*" && head.method !== "OPTIONS")) return this.refuse(noPath);
-    this.path = target.path;
-    this.#target = target.target;
+    if (!this.tcp) {
+      const target = normalizePath(head.path);
+      if (isRefusal(target)) return this.refuse(target);
+      if (target.path === "" || (target.path === "*" && head.method !== "OPTIONS")) return this.refuse(noPath);
+      this.path = target.path;
+      this.#target = target.target;
+    }
     const route = to ?? context.routes.read(head.authority);
     if (isRefusal(route)) return this.refuse(route);
     this.#route = route;
@@ -166,6 +187,10 @@ class OutboundCall extends Carry implements Call, Waiter {
     });
   }
 
+  get wantedPort(): number | undefined {
+    return this.#route?.port;
+  }
+
   token(provider: string): TokenState {
     const known = this.#states?.get(provider);
     if (known !== undefined) return known;
@@ -179,7 +204,7 @@ class OutboundCall extends Carry implements Call, Waiter {
     this.service = service.key;
     this.meter = this.#context.meters.requests("outbound", service.key);
     const names = service.policies.providers;
-    if (names.length > 0 && !this.#tokensKnown(names)) return this.#verify(names);
+    if (!this.tcp && names.length > 0 && !this.#tokensKnown(names)) return this.#verify(names);
     this.#decide(service, nowMs);
   }
 
@@ -244,7 +269,7 @@ class OutboundCall extends Carry implements Call, Waiter {
   /** Only from here on anything is known of endpoints. */
   #next(nowMs: number): void {
     if (this.isOver) return;
-    const endpoint = (this.#upstream as Upstream).pick((this.#route as Route).port, this.#tried, nowMs);
+    const endpoint = (this.#upstream as Upstream).pick(this, this.#tried, nowMs);
     if (isRefusal(endpoint)) return this.refuse(endpoint);
     const ticket = endpoint.breaker.enter(nowMs);
     if (ticket === refusedTicket) return this.refuse(breakerOpen(this.service));
@@ -299,6 +324,7 @@ class OutboundCall extends Carry implements Call, Waiter {
       const { method, bodyLength, upgrade } = this.exchange.head;
       const route = this.#route as Route;
       addLabels(this.fields, this, this.#context.labels);
+      if (this.notes.spelling !== "") this.fields.push(spellingField, this.notes.spelling);
       head = {
         method,
         scheme: "https",
@@ -324,7 +350,6 @@ class OutboundCall extends Carry implements Call, Waiter {
   // What becomes of attempts.
 
   protected override lost(attempt: Attempt, loss: Loss): Refusal | undefined {
-      if (this.notes.spelling !== "") this.fields.push(spellingField, this.notes.spelling);
     const outbound = attempt as OutboundAttempt;
     const { breaker } = outbound.endpoint;
     const nowMs = this.#context.clock.monotonicMs();
@@ -463,6 +488,13 @@ class OutboundCall extends Carry implements Call, Waiter {
   protected override get endpointName(): string {
     const view = this.#last?.view;
     return view === undefined ? "" : `${view.address}:${view.port}`;
+  }
+
+  /** Who connected by TCP hears nothing of it. */
+  override refuse(refusal: Refusal): void {
+    const raw = !this.isOver && this.exchange.connection.protocol === "tcp";
+    if (raw) this.#context.tcpRefusals.tell(refusal, this.#route?.key ?? "");
+    super.refuse(refusal);
   }
 
   #fault(thrown: unknown): void {

@@ -18,10 +18,10 @@ import type { ConnectionFacts, PeerIdentity } from "../transport/exchange.ts";
 import { Http1Pool } from "../transport/http1-pool.ts";
 import { Http2Pool } from "../transport/http2-pool.ts";
 import { serveHttp1 } from "../transport/http1-server.ts";
-import { servePlain } from "../transport/plain-server.ts";
 import type { http2Options } from "../transport/http2-options.ts";
 import type { http1Options, tlsOptions } from "../transport/options.ts";
 import type { ProofStep } from "../transport/proof.ts";
+import { TcpDialer } from "../transport/tcp-client.ts";
 import { listenMutualTls, type ConnectionLife, type Listener } from "../transport/tls-listener.ts";
 import type { Carried } from "../transport/tls-tenure.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
@@ -38,10 +38,12 @@ import { fetchJwks } from "./jwks-fetch.ts";
 import { TokenVerifier } from "./jwt.ts";
 import { Meters, type Side } from "./meters.ts";
 import type { proxyOptions } from "./options.ts";
-import { outboundHandler, type OutboundContext, type OutboundListener } from "./outbound.ts";
-import { PlainListener, type PlainAddress } from "./plain-listener.ts";
+import { OutboundListeners } from "./outbound-listeners.ts";
+import type { OutboundContext } from "./outbound.ts";
+import type { PlainAddress, PlainListener } from "./plain-listener.ts";
 import { Routes } from "./routes.ts";
 import type { Snapshot } from "./snapshot.ts";
+import { TcpRefusals } from "./tcp-refusals.ts";
 import { Upstreams } from "./upstream.ts";
 
 /** The data plane of one workload: what it takes, where it listens. */
@@ -69,7 +71,12 @@ export interface ProxyContext {
   /** Undefined: this workload only calls. */
   readonly inbound?: { readonly host: string; readonly port: number; readonly orFree?: boolean } | undefined;
   readonly outbound?: { readonly address: PlainAddress; readonly secret?: string | undefined } | undefined;
-  readonly to: readonly { readonly service: ServiceName; readonly address: PlainAddress }[];
+  /** Listeners for one service each, or one port of it. */
+  readonly to: readonly {
+    readonly service: ServiceName;
+    readonly port?: number | undefined;
+    readonly address: PlainAddress;
+  }[];
   /** One of several processes on the same ports: others may listen on them too, and somebody else looks after the routee. */
   readonly shared?: boolean | undefined;
   /** In place of mutual TLS, for tests. */
@@ -100,9 +107,9 @@ export class Proxy {
   readonly #verifier: TokenVerifier;
   readonly #outbound: OutboundContext;
   readonly #inbound: InboundContext;
-  readonly #pools: (Http1Pool | Http2Pool)[] = [];
+  readonly #pools: (Http1Pool | Http2Pool | TcpDialer)[] = [];
   readonly #health: RouteeHealth | undefined;
-  readonly #plain: PlainListener[] = [];
+  readonly #plain: OutboundListeners;
   readonly #serials = new Map<number, string>();
   #tls: Listener | undefined;
   #outboundListener: PlainListener | undefined;
@@ -145,6 +152,14 @@ export class Proxy {
       resilience: options.resilience,
     });
     this.#outbound = this.#outboundContext();
+    this.#plain = new OutboundListeners({
+      clock,
+      random,
+      options,
+      outbound: this.#outbound,
+      shared: context.shared,
+      onFault: (thrown) => this.#fault(thrown),
+    });
     this.#inbound = this.#inboundContext();
     const { host, ports, healthPath } = context.routee;
     if (ports.length > 0 && context.shared !== true) {
@@ -180,9 +195,9 @@ export class Proxy {
       await this.#listenInbound();
       if (outbound !== undefined) {
         const secret = outbound.secret === undefined ? undefined : basic(outbound.secret);
-        this.#outboundListener = await this.#listenPlain(outbound.address, { secret });
+        this.#outboundListener = await this.#plain.forward(outbound.address, secret);
       }
-      for (const { service, address } of to) await this.#listenPlain(address, { to: service });
+      for (const named of to) await this.#plain.service(named);
     } catch (thrown) {
       await this.stop();
       throw thrown;
@@ -193,7 +208,7 @@ export class Proxy {
   /** Accepts no more and lets what is under way end, at most `withinMs`; resolves when it has. Callers should have left first. */
   async drain(withinMs: number): Promise<void> {
     this.#health?.stop();
-    const closing = this.#plain.splice(0).map((listener) => listener.close(withinMs));
+    const closing = [this.#plain.close(withinMs)];
     const tls = this.#tls;
     this.#tls = undefined;
     if (tls !== undefined) closing.push(tls.close(withinMs));
@@ -257,6 +272,7 @@ export class Proxy {
       verifier: this.#verifier,
       upstreams: this.#upstreams,
       routes: new Routes({ namespace: service.namespace, trustDomain, egress }),
+      tcpRefusals: new TcpRefusals({ clock, log }),
     };
   }
 
@@ -290,20 +306,19 @@ export class Proxy {
 
   /** One pool of connections for each port that was declared; no other port is ever dialled. */
   #declare(): readonly DeclaredPort[] {
-    return this.#context.routee.ports
-      .filter(({ protocol }) => protocol !== "tcp")
-      .map((port) => {
-        const sender = this.#poolOf(port);
-        this.#pools.push(sender);
-        return { port, sender };
-      });
+    return this.#context.routee.ports.map((port) => {
+      const sender = this.#poolOf(port);
+      this.#pools.push(sender);
+      return { port, sender };
+    });
   }
 
-  #poolOf({ port, protocol }: RouteePort): Http1Pool | Http2Pool {
+  #poolOf({ port, protocol }: RouteePort): Http1Pool | Http2Pool | TcpDialer {
     const { clock, options, random, routee } = this.#context;
     const target = { host: routee.host, port };
     if (protocol === "h2") return new Http2Pool({ target, clock, routee: options.http1, http2: options.http2 });
     const onFault = (thrown: unknown): void => this.#fault(thrown);
+    if (protocol === "tcp") return new TcpDialer({ target, clock, options: options.http1, onFault });
     return new Http1Pool({ target, clock, random, options: options.http1, onFault });
   }
 
@@ -394,34 +409,6 @@ export class Proxy {
         connection.drain(withinMs);
       },
     };
-  }
-
-  async #listenPlain(address: PlainAddress, guard: OutboundListener): Promise<PlainListener> {
-    const { clock, options, random } = this.#context;
-    const handler = outboundHandler(this.#outbound, guard);
-    const listener = await PlainListener.open({
-      address,
-      shared: this.#context.shared,
-      connectionsMax: options.proxy.outboundConnectionsMax,
-      onDropped: () => this.#meters.handshakeRefused("outbound", "LIMIT_CONNECTIONS"),
-      serve: (socket, reads) => {
-        const facts = {
-          remoteAddress: plainAddress(socket.remoteAddress ?? ""),
-          localPort: socket.localPort ?? 0,
-          peer: undefined,
-        };
-        return servePlain(socket, facts, handler, {
-          clock,
-          random,
-          http1: options.http1,
-          http2: options.http2,
-          onFault: (thrown) => this.#fault(thrown),
-          ...(reads === undefined ? {} : { reads }),
-        });
-      },
-    });
-    this.#plain.push(listener);
-    return listener;
   }
 
   // What changes.

@@ -1,5 +1,13 @@
 import type { SpiffeId } from "../base/spiffe-id.ts";
-import type { BundleView, Endpoint, OwnView, ServiceView, StateEntry, StateValue } from "../contract/watch.ts";
+import type {
+  BundleView,
+  Endpoint,
+  OwnView,
+  RouteePort,
+  ServiceView,
+  StateEntry,
+  StateValue,
+} from "../contract/watch.ts";
 import { compilePolicies, type CompiledPolicies } from "../policy/compile.ts";
 import { couldAllow } from "../policy/reduce.ts";
 import type { AuthorizationPolicy, JwtProvider } from "../policy/resource.ts";
@@ -14,6 +22,8 @@ export interface Service {
   readonly endpoints: readonly Endpoint[];
   /** The first HTTP port of each endpoint, every number once: what a call without a port may arrive at. */
   readonly defaultPorts: readonly number[];
+  /** What the ports speak that its endpoints offer, by number; where they differ, as the first one says. */
+  readonly ports: ReadonlyMap<number, RouteePort["protocol"]>;
   readonly view: ServiceView;
 }
 
@@ -84,17 +94,20 @@ function serviceAfter(key: string, view: ServiceView, before: Service | null | u
 }
 
 function makeService(key: string, view: ServiceView, policies: CompiledPolicies): Service {
-  const ports = new Set<number>();
+  const defaults = new Set<number>();
+  const ports = new Map<number, RouteePort["protocol"]>();
   for (const endpoint of view.endpoints) {
     const first = endpoint.ports.find((port) => port.protocol !== "tcp");
-    if (first !== undefined) ports.add(first.port);
+    if (first !== undefined) defaults.add(first.port);
+    for (const { port, protocol } of endpoint.ports) if (!ports.has(port)) ports.set(port, protocol);
   }
   return Object.freeze({
     key,
     id: view.id,
     policies,
     endpoints: Object.freeze([...view.endpoints]),
-    defaultPorts: Object.freeze([...ports]),
+    defaultPorts: Object.freeze([...defaults]),
+    ports,
     view,
   });
 }

@@ -38,6 +38,14 @@ export class Endpoint implements Candidate {
   }
 }
 
+/** What a call asks of an endpoint. */
+export interface Wanted {
+  /** The routee's port; undefined for the service's own, which is HTTP. */
+  readonly wantedPort: number | undefined;
+  /** Whether it is a TCP connection: HTTP never goes to a port that was declared for TCP, nor the other way round. */
+  readonly tcp: boolean;
+}
+
 const reviewEveryMs = 2_000;
 /** Each may cost a signature or a few. */
 const hopsPerTurn = 4;
@@ -51,7 +59,7 @@ export class Upstream {
   readonly #balancer: Balancer;
   readonly #draw: () => number;
   #endpoints: readonly Endpoint[] = [];
-  /** By declared routee port; 0 is for calls without one. Emptied when the endpoints change. */
+  /** By declared routee port, 0 for calls without one, and negative for TCP. Emptied when the endpoints change. */
   #byPort = new Map<number, readonly Endpoint[]>();
   #view: readonly EndpointView[] | undefined;
   #ejections: Ejections = noEjections;
@@ -93,10 +101,10 @@ export class Upstream {
     this.#tripped = this.#endpoints.filter((endpoint) => endpoint.breaker.state !== "closed").length;
   }
 
-  /** The next endpoint for a call to `port` (undefined: the service's own), not one of `tried` while there is another. */
-  pick(port: number | undefined, tried: readonly Endpoint[], nowMs: number): Endpoint | Refusal {
-    const offered = this.#offering(port ?? 0);
-    if (offered.length === 0) return this.#none(port);
+  /** The next endpoint for a call, not one of `tried` while there is another. */
+  pick(wanted: Wanted, tried: readonly Endpoint[], nowMs: number): Endpoint | Refusal {
+    const offered = this.#offering(wanted);
+    if (offered.length === 0) return this.#none(wanted);
     if (nowMs >= this.#reviewAtMs) this.#review(nowMs);
     if (this.#tripped === 0 && this.#ill === 0 && tried.length === 0 && this.#ejections.size === 0) {
       return this.#balancer.pick(offered, this.#draw) as Endpoint;
@@ -143,26 +151,29 @@ export class Upstream {
     return this.#balancer.pick(others.length > 0 ? others : stays, this.#draw) as Endpoint;
   }
 
-  #none(port: number | undefined): Refusal {
+  #none({ wantedPort, tcp }: Wanted): Refusal {
     const because =
-      this.#endpoints.length === 0 || port === undefined
+      this.#endpoints.length === 0 || wantedPort === undefined
         ? "no instance of it is registered"
-        : `none of its instances offers port ${port} for HTTP`;
+        : `none of its instances offers port ${wantedPort} for ${tcp ? "TCP" : "HTTP"}`;
     return refuse(
       "NO_ENDPOINT",
       `Cannot call "${this.service}": ${because}`,
-      "Start the service with its sidecar: hauberk run --service NAME --app http:PORT -- COMMAND",
+      `Start the service with its sidecar: hauberk run --service NAME --app ${tcp ? "tcp" : "http"}:PORT -- COMMAND`,
     );
   }
 
-  #offering(port: number): readonly Endpoint[] {
-    let offering = this.#byPort.get(port);
+  #offering({ wantedPort = 0, tcp }: Wanted): readonly Endpoint[] {
+    const key = tcp ? -wantedPort : wantedPort;
+    let offering = this.#byPort.get(key);
     if (offering !== undefined) return offering;
     offering = this.#endpoints.filter((endpoint) =>
-      endpoint.view.ports.some((offered) => offered.protocol !== "tcp" && (port === 0 || offered.port === port)),
+      endpoint.view.ports.some(
+        (offered) => (offered.protocol === "tcp") === tcp && (wantedPort === 0 || offered.port === wantedPort),
+      ),
     );
     // Ports are the caller's words: those that nobody offers are not remembered.
-    if (offering.length > 0) this.#byPort.set(port, offering);
+    if (offering.length > 0) this.#byPort.set(key, offering);
     return offering;
   }
 

@@ -17,6 +17,8 @@ export interface PlainServerContext {
   readonly random?: Random;
   readonly http1: OptionValues<typeof http1Options>;
   readonly http2: OptionValues<typeof http2Options>;
+  /** Bytes that were read from the socket already. */
+  readonly first?: Buffer | undefined;
   /** What the socket reads with, where it has no buffers of its own. */
   readonly reads?: LentReads;
   /** A handler threw: this is for the log. */
@@ -66,6 +68,8 @@ class PlainServer implements ServerConnection, Ticking {
     // `close` follows every error, and says what there is to say.
     socket.on("error", ignore);
     socket.on("close", this.#closed);
+    if (context.first !== undefined && context.first.length > 0) this.#read(context.first);
+    if (socket.isPaused()) socket.resume(); // Whoever read the first bytes may have stopped there.
   }
 
   get exchanges(): number {

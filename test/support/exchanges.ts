@@ -22,7 +22,7 @@ export interface Asked {
   upgrade?: string;
   /** No body unless said: then `send` and `finish` write it. */
   body?: boolean;
-  protocol?: "http/1.1" | "h2";
+  protocol?: "http/1.1" | "h2" | "tcp";
   peer?: PeerIdentity;
   remoteAddress?: string;
   localPort?: number;

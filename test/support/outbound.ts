@@ -15,6 +15,7 @@ import { proxyOptions } from "../../src/proxy/options.ts";
 import { outboundHandler, type OutboundContext, type OutboundListener } from "../../src/proxy/outbound.ts";
 import { Routes } from "../../src/proxy/routes.ts";
 import { buildSnapshot, emptySnapshot, type Snapshot } from "../../src/proxy/snapshot.ts";
+import { TcpRefusals } from "../../src/proxy/tcp-refusals.ts";
 import { Upstreams } from "../../src/proxy/upstream.ts";
 import { resilienceOptions, type ResilienceLimits } from "../../src/resilience/options.ts";
 import { silent } from "../../src/telemetry/logger.ts";
@@ -112,6 +113,8 @@ export function outboundBench(
     self?: SpiffeId;
     seed?: number;
     fetch?: (uri: string) => Promise<unknown>;
+    /** What TCP refusals say in the log. */
+    warn?: (message: string, about?: object) => void;
   } = {},
 ): OutboundBench {
   const clock = new ManualClock();
@@ -182,6 +185,7 @@ export function outboundBench(
     verifier,
     upstreams,
     routes: new Routes({ namespace: "default", trustDomain: "mesh.local", egress: [] }),
+    tcpRefusals: new TcpRefusals({ clock, log: { ...silent, ...(use.warn === undefined ? {} : { warn: use.warn }) } }),
   };
   const bench: OutboundBench = {
     clock,

@@ -1,0 +1,83 @@
+import type { Socket } from "node:net";
+import { Duplex } from "node:stream";
+import type { BodyEvents, Loss, ServerExchange } from "./exchange.ts";
+
+const bufferBytes = 65_536;
+
+/**
+ * An opened tunnel as a socket, for what serves sockets: HTTP inside of a CONNECT. Backpressure passes through both ways, and
+ * ending or destroying it does the same to the tunnel. Of a socket's own members it has those that server connections use.
+ */
+export function socketOf(exchange: ServerExchange): Socket {
+  return new ExchangeSocket(exchange) as unknown as Socket;
+}
+
+class ExchangeSocket extends Duplex {
+  bytesWritten = 0;
+  readonly #exchange: ServerExchange;
+  /** Handed to the stream, and not yet taken off the client's window. */
+  #owed = 0;
+  #onDrained: (() => void) | undefined = undefined;
+  #over = false;
+
+  constructor(exchange: ServerExchange) {
+    super({ allowHalfOpen: true, readableHighWaterMark: bufferBytes, writableHighWaterMark: bufferBytes });
+    this.#exchange = exchange;
+    const events: BodyEvents = {
+      data: (chunk) => {
+        this.#owed += chunk.length;
+        this.push(chunk);
+      },
+      end: () => this.push(null),
+      aborted: (loss) => this.#aborted(loss),
+      drained: () => this.#drained(),
+    };
+    exchange.listen(events);
+  }
+
+  /** As of a socket: ends what is written, then everything. */
+  destroySoon(): void {
+    if (this.writable) this.end();
+    if (this.writableFinished) this.destroy();
+    else this.once("finish", () => this.destroy());
+  }
+
+  resetAndDestroy(): this {
+    return this.destroy();
+  }
+
+  override _read(): void {
+    const owed = this.#owed;
+    this.#owed = 0;
+    if (owed > 0) this.#exchange.consume(owed);
+  }
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void {
+    this.bytesWritten += chunk.length;
+    if (this.#over || this.#exchange.write(chunk)) done();
+    else this.#onDrained = done;
+  }
+
+  override _final(done: () => void): void {
+    if (!this.#over) this.#exchange.end();
+    done();
+  }
+
+  override _destroy(error: Error | null, done: (error: Error | null) => void): void {
+    const whole = this.writableFinished && this.readableEnded;
+    if (!this.#over && !whole) this.#exchange.abort({ kind: "cancelled", because: "its server ended the connection" });
+    this.#over = true;
+    done(error);
+  }
+
+  #aborted({ because }: Loss): void {
+    this.#over = true;
+    this.destroy(new Error(because));
+  }
+
+  #drained(): void {
+    const then = this.#onDrained;
+    this.#onDrained = undefined;
+    then?.();
+  }
+}
