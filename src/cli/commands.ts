@@ -25,7 +25,11 @@ const sidecarFlags: Readonly<Record<string, Flag>> = {
     value: "PATH",
     why: "The enrollment token, - for standard input; HAUBERK_TOKEN works too; not needed once enrolled",
   },
-  to: { value: "SERVICE=PORT", many: true, why: "A loopback port (or a socket's path) of its own for one service" },
+  to: {
+    value: "SERVICE=PORT",
+    many: true,
+    why: "A loopback port (or a socket's path) of its own for one service, in any protocol; SERVICE:PORT=PORT names the service's port",
+  },
   instance: { value: "NAME", why: "Tells several instances on one machine apart; default: 1" },
   state: {
     value: "DIR",
@@ -168,7 +172,7 @@ export const commands: readonly Command[] = [
     },
     examples: [
       "hauberk proxy --service orders --app http:8080 --token-file orders.token",
-      "hauberk proxy --service web --to orders=7001",
+      "hauberk proxy --service web --to orders=7001 --to redis=6379",
     ],
     load: lazy(() => import("./commands/proxy.ts")),
   },

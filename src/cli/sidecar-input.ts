@@ -11,7 +11,7 @@ export interface SidecarInput {
   readonly service: ServiceName;
   readonly instance: string;
   readonly ports: readonly RouteePort[];
-  readonly to: readonly { readonly service: ServiceName; readonly at: number | string }[];
+  readonly to: readonly NamedListener[];
   readonly stateFolder: string;
   readonly token: (() => string | undefined) | undefined;
   readonly advertise: string | undefined;
@@ -24,6 +24,14 @@ export interface SidecarInput {
   readonly allowExposed: readonly number[];
   readonly accessLog: boolean;
   readonly logLevel: "debug" | "info" | "warn" | "error";
+}
+
+/** A listener of its own for one service: on a loopback port, or a Unix socket. */
+export interface NamedListener {
+  readonly service: ServiceName;
+  /** The routee's port; undefined for the first one that the service registered. */
+  readonly port?: number;
+  readonly at: number | string;
 }
 
 export function readSidecarInput(input: Input, defaultLogLevel: "info" | "warn"): SidecarInput {
@@ -98,14 +106,17 @@ function readPorts(input: Input): RouteePort[] {
   return ports;
 }
 
-function readTo(input: Input, text: string, namespace: string): { service: ServiceName; at: number | string } {
-  const equals = text.indexOf("=");
-  const at = text.slice(equals + 1);
-  const service = parseServiceName(text.slice(0, Math.max(0, equals)), namespace);
-  if (equals < 1 || at === "" || isRefusal(service))
-    throw usage(input, `--to ${text} is not SERVICE=PORT or SERVICE=/PATH`);
-  if (at.startsWith("/")) return { service, at };
-  return { service, at: portOf(input, "to", at) };
+/** `redis=6379`, `redis=/run/redis.sock`, and `redis:6379=7001` for one of a service's ports. */
+function readTo(input: Input, text: string, namespace: string): NamedListener {
+  const [, name = "", number, at = ""] = /^([^:=]+)(?::([^:=]*))?=(.+)$/.exec(text) ?? [];
+  const service = parseServiceName(name, namespace);
+  if (at === "" || isRefusal(service))
+    throw usage(input, `--to ${text} is not SERVICE=PORT or SERVICE=/PATH, with SERVICE:PORT for one of its ports`);
+  return {
+    service,
+    ...(number === undefined ? {} : { port: portOf(input, "to", number) }),
+    at: at.startsWith("/") ? at : portOf(input, "to", at),
+  };
 }
 
 function readPort(input: Input, name: string): number | undefined {

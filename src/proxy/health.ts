@@ -16,7 +16,7 @@ export interface RouteeChecked {
   /** Every declared port of the routee. */
   readonly ports: readonly Pick<RouteePort, "port" | "protocol">[];
   /**
-   * GET this at the first port; without it each port only has to accept a connection, and one that was declared as h2 to
+   * GET this at the first HTTP port; without it each port only has to accept a connection, and one that was declared as h2 to
    * begin HTTP/2: a wrong declaration is seen at the start, and no gRPC server logs a client without a preface.
    */
   readonly path?: string | undefined;
@@ -93,7 +93,7 @@ export class RouteeHealth {
 /** The check that a routee's declaration asks for. */
 export function routeeCheck(routee: RouteeChecked, use: CheckTerms): Check {
   const { host, ports, path } = routee;
-  const [first] = ports;
+  const first = ports.find(({ protocol }) => protocol !== "tcp");
   if (path !== undefined && first !== undefined) {
     const target = { host, port: first.port };
     if (first.protocol === "h2") return () => http2Check(target, path, use);

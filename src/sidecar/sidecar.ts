@@ -39,7 +39,12 @@ export interface SidecarContext {
   readonly outboundPort: number | undefined;
   /** Guards the outbound listener; undefined leaves it open to every local user. */
   readonly secret: string | undefined;
-  readonly to: readonly { readonly service: ServiceName; readonly at: number | string }[];
+  readonly to: readonly {
+    readonly service: ServiceName;
+    /** The routee's port; undefined for the first one that the service registered. */
+    readonly port?: number | undefined;
+    readonly at: number | string;
+  }[];
   readonly egress: readonly string[];
   readonly adminSocket: string | undefined;
   readonly allowExposed: readonly number[];
@@ -357,8 +362,9 @@ export class Sidecar {
         address: { host: "127.0.0.1", ...portOr(outboundPort, last.outbound ?? outboundPortDefault) },
         secret,
       },
-      to: to.map(({ service: called, at }) => ({
+      to: to.map(({ service: called, port, at }) => ({
         service: called,
+        port,
         address: typeof at === "string" ? { path: at } : { host: "127.0.0.1", port: at },
       })),
     });

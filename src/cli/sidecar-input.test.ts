@@ -1,0 +1,56 @@
+import { expect, test } from "vitest";
+import { readInput } from "./command.ts";
+import { commands } from "./commands.ts";
+import { readSidecarInput, type SidecarInput } from "./sidecar-input.ts";
+
+const proxy = commands.find(({ name }) => name === "proxy");
+if (proxy === undefined) throw new Error("there is no proxy command");
+const terminal = { json: false, out: () => undefined, err: () => undefined };
+
+function read(...args: string[]): SidecarInput {
+  return readSidecarInput(
+    readInput(proxy as NonNullable<typeof proxy>, ["--service", "web", ...args], {
+      environment: {},
+      terminal,
+      cwd: "/",
+    }),
+    "warn",
+  );
+}
+
+test("--app takes every protocol, with a name or without", () => {
+  expect(
+    read("--app", "http:8080", "--app", "tcp:6379", "--app", "queue=tcp:5672", "--app", "grpc:50051").ports,
+  ).toEqual([
+    { name: "http-8080", port: 8080, protocol: "http" },
+    { name: "tcp-6379", port: 6379, protocol: "tcp" },
+    { name: "queue", port: 5672, protocol: "tcp" },
+    { name: "grpc-50051", port: 50051, protocol: "h2" },
+  ]);
+});
+
+test("--to takes a port or a socket, for a service or one of its ports", () => {
+  const redis = { service: "redis", namespace: "default" };
+  expect(read("--to", "redis=6379", "--to", "redis:6380=7001", "--to", "redis.shop=/run/r.sock").to).toEqual([
+    { service: redis, at: 6379 },
+    { service: redis, port: 6380, at: 7001 },
+    { service: { service: "redis", namespace: "shop" }, at: "/run/r.sock" },
+  ]);
+});
+
+test.each([
+  ["--to", "redis"],
+  ["--to", "=7001"],
+  ["--to", "redis="],
+  ["--to", "redis:=7001"],
+  ["--to", "redis:0=7001"],
+  ["--to", "redis:x=7001"],
+  ["--to", "redis=0"],
+  ["--to", "redis=65536"],
+  ["--to", "127.0.0.1:22=7001"],
+  ["--app", "udp:53"],
+  ["--app", "tcp"],
+  ["--app", "tcp:0"],
+])("%s %s is refused as usage", (flag, value) => {
+  expect(() => read(flag, value)).toThrow(expect.objectContaining({ code: "USAGE" }) as Error);
+});
