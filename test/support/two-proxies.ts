@@ -50,11 +50,18 @@ export interface Wished {
   readonly otherRoutees?: readonly number[];
   readonly protocol?: RouteePort["protocol"];
   readonly rules?: readonly Rule[];
+  /** More ports of the routee, for TCP; they come behind the first. */
+  readonly tcpPorts?: readonly number[];
+  /** More listeners of `web`. */
+  readonly to?: ProxyContext["to"];
   readonly options?: { readonly [Room in keyof ProxyOptions]?: Partial<ProxyOptions[Room]> };
 }
 
 export async function twoProxies(pki: TestPki, wished: Wished): Promise<TwoProxies> {
-  const portsOf = (port: number): RouteePort[] => [{ name: "main", port, protocol: wished.protocol ?? "http" }];
+  const portsOf = (port: number): RouteePort[] => [
+    { name: "main", port, protocol: wished.protocol ?? "http" },
+    ...(wished.tcpPorts ?? []).map((number): RouteePort => ({ name: `t${number}`, port: number, protocol: "tcp" })),
+  ];
   const serve = (routee: number): Promise<RunningProxy> =>
     run(pki, "orders", wished, {
       routee: { host: "127.0.0.1", ports: portsOf(routee) },
@@ -63,7 +70,7 @@ export async function twoProxies(pki: TestPki, wished: Wished): Promise<TwoProxi
   const orders = await serve(wished.routee);
   const others: RunningProxy[] = [];
   for (const routee of wished.otherRoutees ?? []) others.push(await serve(routee));
-  const web = await run(pki, "web", wished, {});
+  const web = await run(pki, "web", wished, { to: wished.to ?? [] });
   const routees = [wished.routee, ...(wished.otherRoutees ?? [])];
   const publish = (rules: readonly Rule[], more: readonly StateEntry[] = []): void => {
     const policies = [allow("orders", rules)];
