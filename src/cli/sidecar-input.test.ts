@@ -10,7 +10,7 @@ const terminal = { json: false, out: () => undefined, err: () => undefined };
 function read(...args: string[]): SidecarInput {
   return readSidecarInput(
     readInput(proxy as NonNullable<typeof proxy>, ["--service", "web", ...args], {
-      environment: {},
+      environment: { HOME: "/home/web" },
       terminal,
       cwd: "/",
     }),
