@@ -33,6 +33,7 @@ export function settingsFrame(settings: readonly (readonly [number, number])[]):
   writeFrameHead(frame, 0, settings.length * SETTING_BYTES, SETTINGS << 8, 0);
   let at = FRAME_HEAD_BYTES;
   for (const [setting, value] of settings) {
+    frame[at] = setting >>> 8;
     frame[at + 1] = setting;
     writeUint32(frame, at + 2, value);
     at += SETTING_BYTES;
