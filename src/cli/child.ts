@@ -30,9 +30,11 @@ export function childEnvironment(
   merged["http_proxy"] = proxy;
   merged["HTTP_PROXY"] = proxy;
   merged["NODE_USE_ENV_PROXY"] = "1";
-  const direct = "localhost,127.0.0.1,::1";
-  merged["no_proxy"] = direct;
-  merged["NO_PROXY"] = direct;
+  // What the user calls directly stays so: the sidecar carries nothing that leaves the mesh.
+  const own = environment["no_proxy"] ?? environment["NO_PROXY"] ?? "";
+  const direct = ["localhost", "127.0.0.1", "::1", ...own.split(",").map((host) => host.trim())];
+  merged["no_proxy"] = [...new Set(direct)].filter((host) => host !== "").join(",");
+  merged["NO_PROXY"] = merged["no_proxy"];
   return merged;
 }
 

@@ -42,7 +42,11 @@ const sidecarFlags: Readonly<Record<string, Flag>> = {
   "inbound-port": { value: "PORT", why: "Default: 15443, or a free one" },
   "inbound-host": { value: "ADDRESS", why: "Default: 0.0.0.0" },
   "outbound-port": { value: "PORT", why: "Default: 15001, or a free one" },
-  egress: { value: "HOST[:PORT]", many: true, why: "A host outside of the mesh that may be called" },
+  egress: {
+    value: "HOST[:PORT]",
+    many: true,
+    why: "A host outside of the mesh, where a name could mean both; this release carries no call to it: add it to no_proxy",
+  },
   "health-path": {
     value: "PATH",
     why: "What to GET on the first http port to see whether the program is well; default: a TCP connect",

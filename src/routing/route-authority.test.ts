@@ -120,10 +120,22 @@ test("egress lets out what it lists, in any spelling, and nothing else", () => {
   expect(code("evilexample.org.x.y", egress)).toBe("NOT_IN_MESH");
 });
 
+test.each(["example.com", "Example.NET.", "example.org:443"])(
+  "%s is a host on the internet, no service",
+  (authority) => {
+    expect(routeAuthority(authority, context)).toMatchObject({
+      code: "NOT_IN_MESH",
+      hint: expect.stringContaining("no_proxy"),
+    });
+    expect(code(authority, ["*"])).toBe("egress");
+    expect(code(`${authority.replace(/\.?(:\d+)?$/, "")}.mesh`)).toBe("service");
+  },
+);
+
 test("a name of two labels is outside only where egress lists it by name", () => {
-  expect(route("example.com", ["example.com"])).toEqual({ is: "egress", host: "example.com", port: 80 });
-  expect(code("example.com", ["*"])).toBe("service");
-  expect(code("example.com")).toBe("service");
+  expect(route("example.io", ["example.io"])).toEqual({ is: "egress", host: "example.io", port: 80 });
+  expect(code("example.io", ["*"])).toBe("service");
+  expect(code("example.io")).toBe("service");
 });
 
 test("bare names and names in .mesh stay inside, whatever egress lists", () => {

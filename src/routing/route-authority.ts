@@ -22,7 +22,8 @@ const defaultPort = 80;
 /**
  * Routes `orders`, `orders.shop` and `orders.shop.mesh`, in any case, with one trailing dot and a port or without
  * (`Orders.Shop.:8080`), to their service, and what `egress` lists to the outside.
- * A name of two labels that `egress` lists by name is outside; bare names and `.mesh` never are.
+ * A name of two labels that `egress` lists by name is outside; bare names and `.mesh` never are. `example.com` means the host on
+ * the internet, not the service example of a namespace com: the oldest public domains are no namespaces in the short form.
  * Loopback, link-local and unspecified addresses never pass, whatever is listed: they would let a peer's words choose a
  * port of this machine.
  * REQUEST_INVALID for what is no authority, NOT_IN_MESH for one that is not served.
@@ -37,7 +38,7 @@ export function routeAuthority(authority: string, context: RouteContext): Author
   const address = parseAddress(host.startsWith("[") ? host.slice(1, -1) : host);
   if (address !== undefined) return routeAddress(read, address, context);
   if (host === "localhost" || host.endsWith(".localhost")) return notInMesh(host, context, "it is this machine");
-  const service = serviceIn(host, context.namespace);
+  const service = publicHost.test(host) ? undefined : serviceIn(host, context.namespace);
   const mayLeave = service === undefined || isTwoLabels(host);
   if (mayLeave && context.egress.some((entry) => lists(entry, read) && (entry !== "*" || service === undefined)))
     return { is: "egress", host, port: port ?? defaultPort };
@@ -83,6 +84,8 @@ function readHost(authority: string): Host | string {
 }
 
 const hostForm = /^[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*$/;
+/** Two labels with a domain of RFC 920 or 1591 that nobody calls a namespace; `api.com.mesh` says it unmistakably. */
+const publicHost = /^[a-z0-9-]+\.(?:com|net|org|edu|gov)$/;
 const numberLast = /(?:^|\.)(?:\d+|0x[0-9a-f]*)$/;
 
 function readPort(text: string): number {
@@ -131,6 +134,6 @@ function notInMesh(host: string, context: RouteContext, because: string): Refusa
   return refuse(
     "NOT_IN_MESH",
     `Cannot route "${host}" in the mesh ${context.trustDomain}: ${because}`,
-    "Call a service as orders or orders.shop, or start the sidecar with --egress",
+    "Call a service as orders or orders.shop, and what is outside of the mesh without the proxy: add its host to no_proxy",
   );
 }
