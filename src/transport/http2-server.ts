@@ -16,6 +16,8 @@ import { Http2Stream } from "./http2-stream.ts";
 /** Between the two GOAWAY frames of a drain: one round trip, or this. */
 const GOAWAY_MS = 1_000;
 const PSEUDO_BYTES = 32;
+/** How long the rest of a request may go on coming behind its whole answer. */
+const REST_MS = 1_000;
 
 /**
  * Serves HTTP/2 on a socket whose peer is known (TLS with ALPN h2, or plain with prior knowledge).
@@ -321,9 +323,20 @@ class Http2Server extends Http2Connection implements ServerConnection {
   override localEnd(stream: Http2Stream): void {
     super.localEnd(stream);
     if (stream.closed) return;
-    // A refused request is not waited for, and what was to go through a tunnel that is none is not either.
     const { refused, tunnel, opened } = stream as Http2ServerStream;
+    // A refused request is not waited for, and what was to go through a tunnel that is none is not either.
     if (refused || (tunnel && !opened)) this.reset(stream, frames.NO_ERROR);
+    else if (!tunnel) this.#endLater(stream);
+  }
+
+  /**
+   * The answer is whole and the request is not: nobody wants the rest, and the client is told so (RFC 9113, 8.1), because
+   * some wait for ever otherwise. Not at once: curl 7.88 takes no answer that it has not looked at before the reset comes.
+   */
+  #endLater(stream: Http2Stream): void {
+    this.context.clock.after(REST_MS, () => {
+      if (!this.over) this.reset(stream, frames.NO_ERROR);
+    });
   }
 
   /** A handler's work ended later than its stream. */
