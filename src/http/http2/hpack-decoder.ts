@@ -11,12 +11,14 @@ const staticMarks = staticNames.map((_, index) =>
 /** No index, length or table size in HPACK needs more; longer integers are an attack (RFC 7541, 7.4). */
 const INTEGER_MAX = 0x0fff_ffff;
 const NONE = -1;
+/** Between blocks; one for all connections. */
+const noBytes = Buffer.alloc(0);
 
 /** Decodes header blocks of one direction of one connection, in order (RFC 7541). */
 export class HpackDecoder {
   /** What the last failure was, for logs. */
   because = "";
-  #bytes: Buffer = Buffer.alloc(0);
+  #bytes: Buffer = noBytes;
   #at = 0;
   #end = 0;
 

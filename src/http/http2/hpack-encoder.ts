@@ -35,6 +35,8 @@ const INVALID = 5;
  */
 const CREDENTIALS = 6;
 const CREDENTIALS_GUESSABLE_MAX = 100;
+/** Between blocks; one for all connections. */
+const noBytes = Buffer.alloc(0);
 
 /** What the encoder knows of one name. */
 class NameEntry {
@@ -88,7 +90,7 @@ export class HpackEncoder {
   at = 0;
   /** A field of this block cannot be carried; the name of the first. */
   invalid: string | undefined = undefined;
-  #out: Buffer = Buffer.alloc(0);
+  #out: Buffer = noBytes;
   #names = new Map<string, NameEntry>();
   readonly method = new NameEntry(":method", NORMAL);
   readonly scheme = new NameEntry(":scheme", NORMAL);
