@@ -58,6 +58,10 @@ const sidecarFlags: Readonly<Record<string, Flag>> = {
     many: true,
     why: "Accept that this port of the program answers on the network too",
   },
+  workers: {
+    value: "N",
+    why: "Processes that share the ports and the work, one core each; default: 1, the sidecar itself",
+  },
   "access-log": { why: "Write a JSON line for every request to standard error" },
   "log-level": { value: "LEVEL", why: "debug, info, warn (default for run) or error" },
   home,

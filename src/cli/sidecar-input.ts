@@ -23,6 +23,8 @@ export interface SidecarInput {
   readonly adminSocket: string;
   readonly allowExposed: readonly number[];
   readonly accessLog: boolean;
+  /** How many processes carry the traffic. */
+  readonly workers: number;
   readonly logLevel: "debug" | "info" | "warn" | "error";
 }
 
@@ -55,6 +57,7 @@ export function readSidecarInput(input: Input, defaultLogLevel: "info" | "warn")
     adminSocket: resolve(input.cwd, input.flag("admin-socket") ?? join(stateFolder, "admin.sock")),
     allowExposed: input.flags("allow-exposed").map((text) => portOf(input, "allow-exposed", text)),
     accessLog: input.on("access-log"),
+    workers: readWorkers(input),
     logLevel: oneOf(input, "log-level", ["debug", "info", "warn", "error"]) ?? defaultLogLevel,
   };
 }
@@ -82,6 +85,9 @@ function stateFolderOf(input: Input, service: ServiceName, instance: string): st
     ? join(stateHome(input.environment), "sidecars", name, instance)
     : join(home.certs, name, instance);
 }
+
+/** More than the cores of a large machine; each holds some 60 MB. */
+const workersMax = 64;
 
 /** What may be said of a routee's port, and what that is to the mesh: gRPC is HTTP/2. */
 const protocols: ReadonlyMap<string, RouteePort["protocol"]> = new Map([
@@ -129,6 +135,14 @@ function portOf(input: Input, name: string, text: string): number {
   if (!/^\d{1,5}$/.test(text) || port < 1 || port > 65_535)
     throw usage(input, `--${name}: "${text}" is no port from 1 to 65535`);
   return port;
+}
+
+function readWorkers(input: Input): number {
+  const text = input.flag("workers") ?? "1";
+  const workers = Number(text);
+  if (!/^\d{1,3}$/.test(text) || workers < 1 || workers > workersMax)
+    throw usage(input, `--workers ${text} is no number from 1 to ${workersMax}`);
+  return workers;
 }
 
 function readHealthPath(input: Input): string | undefined {

@@ -6,6 +6,7 @@ import { proxyOptions } from "../proxy/options.ts";
 import { resilienceOptions } from "../resilience/options.ts";
 import { sidecarOptions } from "../sidecar/options.ts";
 import { Sidecar } from "../sidecar/sidecar.ts";
+import type { WorkersWanted } from "../sidecar/workers.ts";
 import { openLog, type Log } from "../telemetry/log.ts";
 import { http2Options } from "../transport/http2-options.ts";
 import { http1Options, tlsOptions } from "../transport/options.ts";
@@ -45,6 +46,7 @@ export async function startSidecar(
       adminSocket: wanted.adminSocket,
       allowExposed: wanted.allowExposed,
       accessLine: wanted.accessLog ? log.raw : undefined,
+      workers: wanted.workers === 1 ? undefined : await severalWorkers(input, wanted),
       release,
       pid: process.pid,
       clock: systemClock,
@@ -65,6 +67,11 @@ export async function startSidecar(
     log.flush();
     throw thrown instanceof HauberkError && thrown.code === "TOKEN_NEEDED" ? tokenNeeded(wanted) : thrown;
   }
+}
+
+async function severalWorkers(input: Input, { workers, logLevel }: SidecarInput): Promise<WorkersWanted> {
+  const { spawnWorker } = await import("./spawn-worker.ts");
+  return { count: workers, logLevel, spawn: () => spawnWorker(input.environment) };
 }
 
 /** Says where it looked: whoever enrolled from another folder finds out here. */

@@ -79,7 +79,7 @@ const routeePorts: Reader<readonly RouteePort[]> = (value, at) => {
 };
 
 /** `orders.default` */
-const serviceKeyText: Reader<string> = (value, at) => {
+export const serviceKeyText: Reader<string> = (value, at) => {
   const read = text(127)(value, at);
   const [service = "", namespace = "", ...rest] = read.split(".");
   if (rest.length > 0 || !isLabel(service) || !isLabel(namespace)) wrong(at, "SERVICE.NAMESPACE");

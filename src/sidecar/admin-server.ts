@@ -1,10 +1,16 @@
 import { chmodSync, lstatSync, rmSync } from "node:fs";
-import type { Server } from "node:http";
-import { HauberkError } from "../base/errors.ts";
+import type { Server, ServerResponse } from "node:http";
+import { HauberkError, messageOf } from "../base/errors.ts";
 import { createServer } from "../transport/node-http.ts";
 
+interface AdminAnswer {
+  readonly status?: number;
+  readonly type: string;
+  readonly body: string;
+}
+
 /** What the admin socket answers: each path gives its type and its body. */
-export type AdminRoutes = Readonly<Record<string, () => { status?: number; type: string; body: string }>>;
+export type AdminRoutes = Readonly<Record<string, () => AdminAnswer | Promise<AdminAnswer>>>;
 
 /**
  * The sidecar's admin listener: a Unix socket that only its own user may open (0600), never on the data path's port.
@@ -20,9 +26,7 @@ export async function listenAdmin(path: string, routes: AdminRoutes): Promise<{ 
         response.end(`${JSON.stringify({ paths: Object.keys(routes) })}\n`);
         return;
       }
-      const { status = 200, type, body } = route();
-      response.writeHead(status, { "content-type": type });
-      response.end(body);
+      void answer(route, response);
     },
   );
   server.maxConnections = 32;
@@ -37,6 +41,17 @@ export async function listenAdmin(path: string, routes: AdminRoutes): Promise<{ 
         server.closeAllConnections();
       }),
   };
+}
+
+async function answer(route: () => AdminAnswer | Promise<AdminAnswer>, response: ServerResponse): Promise<void> {
+  try {
+    const { status = 200, type, body } = await route();
+    response.writeHead(status, { "content-type": type });
+    response.end(body);
+  } catch (thrown) {
+    response.writeHead(500, { "content-type": "application/json" });
+    response.end(`${JSON.stringify({ because: messageOf(thrown) })}\n`);
+  }
 }
 
 function listen(server: Server, path: string): Promise<void> {

@@ -57,6 +57,27 @@ export const sidecarOptions = {
     max: 60_000,
     why: "Changes that come in a burst are written to disk once.",
   },
+  workerSilenceMs: {
+    env: "HAUBERK_WORKER_SILENCE_MS",
+    default: 15_000,
+    min: 300,
+    max: 600_000,
+    why: "A worker process that answers nothing for this long is stuck, and its share of the connections with it: it is replaced.",
+  },
+  workerRestartMinMs: {
+    env: "HAUBERK_WORKER_RESTART_MIN_MS",
+    default: 100,
+    min: 1,
+    max: 60_000,
+    why: "The first wait before a worker process that ended is started anew, doubled each time it ends soon after.",
+  },
+  workerRestartMaxMs: {
+    env: "HAUBERK_WORKER_RESTART_MAX_MS",
+    default: 10_000,
+    min: 10,
+    max: 600_000,
+    why: "The longest wait before a worker process is started anew; one that lived for longer starts from the first wait again.",
+  },
   drainMs: {
     env: "HAUBERK_DRAIN_MS",
     default: 10_000,

@@ -10,13 +10,14 @@ import { holdProcess } from "../identity/hold-process.ts";
 import type { identityOptions } from "../identity/options.ts";
 import { StateFolder } from "../identity/state-folder.ts";
 import { WorkloadIdentity } from "../identity/workload-identity.ts";
-import { Proxy, type ProxyOptions } from "../proxy/proxy.ts";
+import { Proxy, type ProxyContext, type ProxyOptions } from "../proxy/proxy.ts";
 import { buildSnapshot, emptySnapshot, type Snapshot } from "../proxy/snapshot.ts";
 import { AccessLog } from "../telemetry/access-log.ts";
 import type { Logger } from "../telemetry/logger.ts";
 import { Metrics, prometheusContentType } from "../telemetry/metrics.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import { listenAdmin } from "./admin-server.ts";
+import type { DataPlane } from "./data-plane.ts";
 import { exposedPort, networkAddresses } from "./exposure.ts";
 import type { sidecarOptions } from "./options.ts";
 import { keepPorts, readPorts, type RememberedPorts } from "./port-memory.ts";
@@ -24,6 +25,7 @@ import { SnapshotFile } from "./snapshot-file.ts";
 import type { SidecarStatus } from "./status.ts";
 import { WatchClient } from "./watch-client.ts";
 import type { WatchState } from "./watch-state.ts";
+import type { Workers, WorkersWanted } from "./workers.ts";
 
 /** The workload's program beside it: identity, discovery and proxy together. */
 export interface SidecarContext {
@@ -50,6 +52,8 @@ export interface SidecarContext {
   readonly allowExposed: readonly number[];
   /** Where the access log goes; undefined for none. */
   readonly accessLine: ((line: string) => void) | undefined;
+  /** Processes that carry the traffic; undefined: this one does. */
+  readonly workers?: WorkersWanted | undefined;
   readonly release: string;
   readonly pid: number;
   readonly clock: Clock;
@@ -75,8 +79,11 @@ export class Sidecar {
   readonly #file: SnapshotFile;
   readonly #snapshot: Published<Snapshot>;
   readonly #watch: WatchClient;
-  readonly #proxy: Proxy;
+  readonly #proxy: DataPlane;
+  readonly #workers: Workers | undefined;
   readonly #version: { now: WatchState["version"] };
+  /** What the snapshot was built from, for whoever builds one too. */
+  readonly #entries: Published<WatchState["entries"]>;
   #admin: { close(): Promise<void> } | undefined;
   #refuse: (refusal: Refusal) => void = () => undefined;
   #cancels: (() => void)[] = [];
@@ -113,7 +120,9 @@ export class Sidecar {
       });
       const initial = await usable(await file.read(), file);
       const ports = await readPorts(folder);
-      const sidecar = new Sidecar(context, { folder, metrics, identity, trustDomain, file, initial, ports });
+      // One process pays nothing for what several need.
+      const workers = context.workers === undefined ? undefined : (await import("./workers.ts")).Workers;
+      const sidecar = new Sidecar(context, { folder, metrics, identity, trustDomain, file, initial, ports, workers });
       await sidecar.#open();
       return sidecar;
     } catch (thrown) {
@@ -132,6 +141,7 @@ export class Sidecar {
       file: SnapshotFile;
       initial: { state: WatchState; snapshot: Snapshot };
       ports: RememberedPorts;
+      workers: typeof Workers | undefined;
     },
   ) {
     this.#context = context;
@@ -141,6 +151,7 @@ export class Sidecar {
     this.#file = made.file;
     this.#snapshot = new Published(made.initial.snapshot);
     this.#version = { now: made.initial.state.version };
+    this.#entries = new Published(made.initial.state.entries);
     this.refused = new Promise((resolve) => {
       this.#refuse = resolve;
     });
@@ -155,7 +166,17 @@ export class Sidecar {
       initial: made.initial.state,
       accept: (state) => this.#accept(state),
     });
-    this.#proxy = this.#makeProxy(made.trustDomain, made.ports);
+    const proxy = this.#proxyContext(made.trustDomain, made.ports);
+    this.#workers =
+      made.workers === undefined || context.workers === undefined
+        ? undefined
+        : new made.workers(proxy, {
+            ...context.workers,
+            entries: this.#entries,
+            accessLog: context.accessLine !== undefined,
+            options: context.options.sidecar,
+          });
+    this.#proxy = this.#workers ?? new Proxy(proxy);
     this.#measure();
   }
 
@@ -180,6 +201,7 @@ export class Sidecar {
     return {
       release: context.release,
       pid: context.pid,
+      workers: { wanted: context.workers?.count ?? 1, running: this.#workers?.running ?? 1 },
       service: serviceKey(context.service),
       instance: this.instance,
       id: identity?.id.text ?? null,
@@ -235,6 +257,11 @@ export class Sidecar {
       this.#watch.start();
       await this.#firstState();
       this.#admin = await listenAdmin(this.adminSocket, this.#adminRoutes());
+    } catch (thrown) {
+      // What is open, and whoever was started, would keep a process alive that serves nobody.
+      this.#watch.stop();
+      await this.#proxy.stop();
+      throw thrown;
     } finally {
       release();
     }
@@ -271,6 +298,7 @@ export class Sidecar {
       if (isRefusal(adopted)) throw HauberkError.from(adopted);
     }
     this.#version.now = state.version;
+    this.#entries.publish(state.entries);
     this.#snapshot.publish(snapshot);
     this.#file.keep(state);
   }
@@ -323,7 +351,7 @@ export class Sidecar {
     } satisfies Registration);
   }
 
-  #makeProxy(trustDomain: string, last: RememberedPorts): Proxy {
+  #proxyContext(trustDomain: string, last: RememberedPorts): ProxyContext {
     const {
       service,
       clock,
@@ -340,7 +368,7 @@ export class Sidecar {
       accessLine,
     } = this.#context;
     const { proxy, resilience, http1, http2, tls } = options;
-    return new Proxy({
+    return {
       service,
       trustDomain,
       identity: this.#identity.current,
@@ -367,7 +395,7 @@ export class Sidecar {
         port,
         address: typeof at === "string" ? { path: at } : { host: "127.0.0.1", port: at },
       })),
-    });
+    };
   }
 
   #openDoors(): string[] {
@@ -409,8 +437,11 @@ export class Sidecar {
         return json({ ready }, ready ? 200 : 503);
       },
       "/status": () => json(this.status()),
-      "/metrics": () => ({ type: prometheusContentType, body: this.#metrics.renderPrometheus() }),
-      "/snapshot": () => json({ version: this.#version.now ?? null, ...this.#proxy.describe() }),
+      "/metrics": async () => ({
+        type: prometheusContentType,
+        body: await (this.#workers ?? this.#metrics).renderPrometheus(),
+      }),
+      "/snapshot": async () => json({ version: this.#version.now ?? null, ...(await this.#proxy.describe()) }),
     };
   }
 }

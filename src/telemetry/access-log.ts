@@ -37,10 +37,11 @@ const flushMs = 1_000;
 // eslint-disable-next-line no-control-regex
 const unsafe = /[\u007f-\u009f\u2028\u2029]/g;
 
-/** The line of one request, without its line feed. */
-export function accessLine(entry: AccessEntry, wallMs: number): string {
+/** The line of one request, without its line feed. `worker` is undefined where one process carries everything. */
+export function accessLine(entry: AccessEntry, wallMs: number, worker?: number): string {
   const line = JSON.stringify({
     time: new Date(wallMs).toISOString(),
+    worker,
     direction: entry.direction,
     method: cap(entry.method),
     authority: cap(entry.authority),
@@ -75,18 +76,20 @@ export class AccessLog {
   readonly enabled: boolean;
   readonly #clock: Clock;
   readonly #sink: (text: string) => void;
+  readonly #worker: number | undefined;
   #waiting = "";
   #cancel: (() => void) | undefined;
 
-  constructor(use: { enabled: boolean; clock: Clock; sink: (text: string) => void }) {
+  constructor(use: { enabled: boolean; clock: Clock; sink: (text: string) => void; worker?: number }) {
     this.enabled = use.enabled;
     this.#clock = use.clock;
     this.#sink = use.sink;
+    this.#worker = use.worker;
   }
 
   write(entry: AccessEntry): void {
     if (!this.enabled) return;
-    this.#waiting += `${accessLine(entry, this.#clock.wallMs())}\n`;
+    this.#waiting += `${accessLine(entry, this.#clock.wallMs(), this.#worker)}\n`;
     if (this.#waiting.length >= batchBytes) this.flush();
     else this.#cancel ??= this.#clock.after(flushMs, () => this.flush());
   }

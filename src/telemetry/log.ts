@@ -14,13 +14,20 @@ export interface Log {
   raw: (text: string) => void;
 }
 
-/** Opens the log. `to` is a file descriptor (2 by default) or a path; `fields` stand on every line. */
-export function openLog(use: { level: LogLevel; to?: number | string; fields?: LogFields }): Log {
+/** What several processes may write to one pipe at a time without mixing their lines (POSIX, PIPE_BUF of Linux). */
+const sharedWriteBytes = 4_096;
+
+/**
+ * Opens the log. `to` is a file descriptor (2 by default) or a path; `fields` stand on every line; `shared` where other
+ * processes write to the same place.
+ */
+export function openLog(use: { level: LogLevel; to?: number | string; fields?: LogFields; shared?: boolean }): Log {
   // Nothing is gathered before it is written (minLength 0): a log that says why a process ended must not be lost with it.
   const destination = pino.destination({
     dest: typeof use.to === "string" ? openSync(use.to, "a", 0o600) : (use.to ?? 2),
     sync: false,
     minLength: 0,
+    ...(use.shared === true ? { maxWrite: sharedWriteBytes } : {}),
   });
   const root = pino(
     {
@@ -41,7 +48,9 @@ export function openLog(use: { level: LogLevel; to?: number | string; fields?: L
         // Not open yet, or its reader is gone: there is nowhere left to say it.
       }
     },
-    raw: (text) => void destination.write(text),
+    raw: (text) => {
+      for (const part of use.shared === true ? text.split(/(?<=\n)/) : [text]) destination.write(part);
+    },
   };
 }
 

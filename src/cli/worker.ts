@@ -1,0 +1,32 @@
+import { fstatSync } from "node:fs";
+import { Socket } from "node:net";
+import { serveWorker } from "../sidecar/worker.ts";
+import { openLog } from "../telemetry/log.ts";
+import { channelDescriptor } from "./spawn-worker.ts";
+import { systemClock, systemRandom } from "./system.ts";
+
+/** What a worker process starts with: no command of its own, because only a sidecar can tell it what to be. */
+if (isChannel()) {
+  // A terminal's Ctrl-C and a service manager's signal reach the whole group: the sidecar says when its workers end.
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => undefined);
+  serveWorker({
+    stream: new Socket({ fd: channelDescriptor, readable: true, writable: true }),
+    clock: systemClock,
+    random: systemRandom,
+    openLog: (level, fields) => openLog({ level, fields, shared: true }),
+    end: (code) => process.exit(code),
+  });
+} else {
+  process.stderr.write(
+    "error: Cannot start a worker: no sidecar has started it (USAGE)\nhint: hauberk run --workers N starts N of them\n",
+  );
+  process.exitCode = 2;
+}
+
+function isChannel(): boolean {
+  try {
+    return fstatSync(channelDescriptor).isSocket();
+  } catch {
+    return false;
+  }
+}
