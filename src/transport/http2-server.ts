@@ -1,6 +1,7 @@
 import type { Duplex } from "node:stream";
 import type { Refusal } from "../base/errors.ts";
 import { failures, messageOf, refuse } from "../base/errors.ts";
+import { grpcOnlyFields, isGrpcType } from "../http/grpc.ts";
 import { MALFORMED, REFUSED } from "../http/http2/field-mark.ts";
 import * as frames from "../http/http2/frames.ts";
 import { BadHead, readRequest, readTrailers } from "../http/http2/head-reader.ts";
@@ -262,17 +263,26 @@ class Http2Server extends Http2Connection implements ServerConnection {
     stream.refused = true;
     stream.events = new Dropping(stream);
     this.opened(stream);
-    const { code, message, hint } = refusal;
-    const body = Buffer.from(JSON.stringify({ code, message, hint }));
-    const fields = ["content-type", "application/json", "x-hauberk-code", code];
-    const methodAt = this.list.names.indexOf(":method");
-    const bodyless = methodAt >= 0 && methodAt < this.list.count && this.list.values[methodAt] === "HEAD";
-    stream.respond({ status: failures[code].status, fields, bodyLength: bodyless ? -1 : body.length }, bodyless);
-    if (!bodyless) {
-      stream.write(body);
-      stream.end();
+    if (isGrpcType(this.#said("content-type"))) {
+      stream.respond({ status: 200, fields: grpcOnlyFields(refusal), bodyLength: 0 }, true);
+    } else {
+      const { code, message, hint } = refusal;
+      const body = Buffer.from(JSON.stringify({ code, message, hint }));
+      const fields = ["content-type", "application/json", "x-hauberk-code", code];
+      const bodyless = this.#said(":method") === "HEAD";
+      stream.respond({ status: failures[code].status, fields, bodyLength: bodyless ? -1 : body.length }, bodyless);
+      if (!bodyless) {
+        stream.write(body);
+        stream.end();
+      }
     }
     this.billReset();
+  }
+
+  /** A field of the block that was read last, as far as it was kept; "" for none. */
+  #said(name: string): string {
+    const at = this.list.names.indexOf(name);
+    return at >= 0 && at < this.list.count ? (this.list.values[at] as string) : "";
   }
 
   #trailers(stream: Http2Stream, endStream: boolean): void {

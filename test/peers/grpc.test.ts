@@ -399,6 +399,13 @@ test("a token whose keys cannot be had is 14, and opens no breaker", async () =>
   }
 });
 
+test("fields that are too large, or named as no field should be, are refused in the words of gRPC", async () => {
+  const large = await raw({ "x-large": "y".repeat(20_000) }, "UnaryCall", {});
+  expect(large.head).toMatchObject({ ":status": 200, "grpc-status": "8", "x-hauberk-code": "HEADERS_TOO_LARGE" });
+  const underscore = await raw({ x_user: "1" }, "UnaryCall", {});
+  expect(underscore.head).toMatchObject({ ":status": 200, "grpc-status": "3", "x-hauberk-code": "REQUEST_INVALID" });
+});
+
 test("a service without an instance is 14", async () => {
   const { web } = mesh;
   const view = web.snapshot.read().services.get("orders.default")?.view as ServiceView;
