@@ -72,7 +72,7 @@ function usage(uses: number, lifetimeMs: number, urls: readonly string[]): Refus
     refuse("USAGE", `Cannot create a token: ${because}`, "See hauberk token create --help");
   if (!Number.isSafeInteger(uses) || uses < 1 || uses > usesMost) return not(`uses are not 1 to ${usesMost}`);
   if (!Number.isSafeInteger(lifetimeMs) || lifetimeMs < min || lifetimeMs > max) {
-    return not(`its life is not ${min} to ${max} ms`);
+    return not(`its life is not ${min / 1_000} s to ${max / 86_400_000} days`);
   }
   if (urls.length === 0 || urls.length > 16) return not("it needs 1 to 16 enrollment URLs");
   const bad = urls.find((url) => url.length > 256 || !/^https:\/\/[^\s/?#@]+$/.test(url));

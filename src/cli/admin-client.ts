@@ -17,6 +17,8 @@ import { systemClock } from "./system.ts";
 /** Answers are bounded: a page of the largest list is far below. */
 const answerMaxBytes = 16 * 1024 * 1024;
 
+const listRowsMax = 100_000;
+
 /** An administrator's SVID of this machine. */
 interface AdminIdentity {
   readonly name: string;
@@ -72,6 +74,21 @@ export class AdminClient {
     }
     if (status >= 200 && status < 300) return (text === "" ? undefined : JSON.parse(text)) as T;
     throw refusalOf(status, text);
+  }
+
+  /** Every row of a list, page after page, up to a bound that no terminal wants to show. */
+  async list<R>(path: string, rowsOf: (page: never) => readonly R[]): Promise<R[]> {
+    const rows: R[] = [];
+    for (let after: string | number | null = ""; after !== null && rows.length < listRowsMax;) {
+      const query = `limit=500${after === "" ? "" : `&after=${encodeURIComponent(after)}`}`;
+      const page: { readonly next: string | number | null } = await this.call(
+        "GET",
+        `${path}${path.includes("?") ? "&" : "?"}${query}`,
+      );
+      rows.push(...rowsOf(page as never));
+      after = page.next;
+    }
+    return rows;
   }
 
   async close(): Promise<void> {
@@ -213,6 +230,13 @@ function readAdminFile(folder: string, name: string): AdminIdentity {
     );
   }
   const keyAt = text.indexOf("-----BEGIN PRIVATE KEY-----");
+  if (keyAt < 0) {
+    throw new HauberkError(
+      "STATE_DAMAGED",
+      `Cannot use ${file}: it holds no private key`,
+      "Run hauberk admin issue NAME again on the control plane's machine",
+    );
+  }
   return {
     name,
     file,

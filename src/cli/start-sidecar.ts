@@ -33,6 +33,7 @@ export async function startSidecar(
   try {
     const sidecar = await Sidecar.start({
       service: wanted.service,
+      name: wanted.instance,
       stateFolder: wanted.stateFolder,
       tokenSource: () => Promise.resolve(wanted.token?.()),
       ports: wanted.ports,

@@ -86,6 +86,8 @@ export interface ServiceRow {
 /** One connected sidecar. */
 export interface SidecarRow {
   readonly instance: string;
+  /** What its owner calls it, `--instance`. */
+  readonly name: string | null;
   readonly id: string;
   readonly release: string;
   readonly remoteAddress: string;

@@ -97,14 +97,17 @@ const registration: Reader<Registration> = object({
 const subscriptions = list(serviceKeyText, limits.subscriptionsMax);
 
 const up: Reader<Up> = tagged<Up>("type", {
-  hello: object({
-    type: oneOf("hello"),
-    protocol: oneOf(1),
-    release: text(64, /^[0-9A-Za-z.+-]+$/, "a release"),
-    version: nullable(version),
-    registration: nullable(registration),
-    subscriptions,
-  }),
+  hello: object(
+    {
+      type: oneOf("hello"),
+      protocol: oneOf(1),
+      release: text(64, /^[0-9A-Za-z.+-]+$/, "a release"),
+      version: nullable(version),
+      registration: nullable(registration),
+      subscriptions,
+    },
+    { name: text(63, /^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/, "an instance's name") },
+  ),
   register: object({ type: oneOf("register"), registration: nullable(registration) }),
   subscribe: object({ type: oneOf("subscribe"), service: serviceKeyText }),
   unsubscribe: object({ type: oneOf("unsubscribe"), service: serviceKeyText }),

@@ -93,6 +93,8 @@ export type Up =
       readonly protocol: 1;
       /** Of Hauberk. */
       readonly release: string;
+      /** What its owner calls this instance (`--instance`), for lists that people read; grants nothing. */
+      readonly name?: string;
       /** The last good version, for `hauberk services`. */
       readonly version: Version | null;
       readonly registration: Registration | null;

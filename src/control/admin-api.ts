@@ -164,6 +164,7 @@ function addServices(app: AdminApp, { authority, registry, hub }: AdminContext):
         });
       const sidecars = hub.streams.map((stream) => ({
         instance: stream.instance,
+        name: stream.name,
         id: stream.peer.id.text,
         release: stream.release,
         remoteAddress: stream.peer.remoteAddress,

@@ -85,6 +85,7 @@ export const services = z.object({
   sidecars: z.array(
     z.object({
       instance: z.string(),
+      name: z.string().nullable(),
       id: z.string(),
       release: z.string(),
       remoteAddress: z.string(),

@@ -26,6 +26,8 @@ export class WatchStream {
   heardAtMs: number;
   blockedSinceMs: number | undefined;
   release = "";
+  /** What its owner calls the instance; null where it was not said. */
+  name: string | null = null;
   /** Spreads the pings of all streams. */
   slot = 0;
   /** False until the hello was answered. */

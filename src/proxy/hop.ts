@@ -241,6 +241,7 @@ export class Hop {
     }
     held.cancelEnd = this.#planEnd(held, dialled);
     this.#held.push(held);
+    this.#context.log.debug("a connection to an endpoint stands", { ...this.#target, serial: serialOf(identity) });
     this.#context.meters.openConnections.with("outbound").add(1);
     for (const older of this.#held.slice()) {
       if (older.identity.generation < identity.generation) this.#retire(older);
@@ -300,6 +301,10 @@ export class Hop {
   }
 
   #lost(held: Held): void {
+    this.#context.log.debug("a connection to an endpoint is over", {
+      ...this.#target,
+      serial: serialOf(held.identity),
+    });
     this.#retired.delete(held);
     this.#remove(held);
     if (this.#waiting.length > 0) this.#serve();

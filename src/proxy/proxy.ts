@@ -380,6 +380,11 @@ export class Proxy {
       localPort: socket.localPort ?? 0,
       peer: of.peer,
     };
+    this.#context.log.debug("a peer connected", {
+      peer: of.peer.id.text,
+      remoteAddress: facts.remoteAddress,
+      alpn: of.alpn,
+    });
     const handler = inboundHandler(this.#inbound);
     const connection =
       of.alpn === "h2"

@@ -30,6 +30,8 @@ import type { Workers, WorkersWanted } from "./workers.ts";
 /** The workload's program beside it: identity, discovery and proxy together. */
 export interface SidecarContext {
   readonly service: ServiceName;
+  /** What its owner calls this instance. */
+  readonly name: string;
   readonly stateFolder: string;
   readonly tokenSource: () => Promise<string | undefined>;
   /** What of the program may be called; none for a pure client. */
@@ -163,6 +165,7 @@ export class Sidecar {
       log: context.log.child({ room: "watch" }),
       options: context.options.sidecar,
       release: context.release,
+      name: context.name,
       initial: made.initial.state,
       accept: (state) => this.#accept(state),
     });

@@ -4,7 +4,7 @@ import { SeededRandom } from "../../test/support/seeded-random.ts";
 import { defaultsOf } from "../base/options.ts";
 import { Published } from "../base/published.ts";
 import type { Down, ServiceView, StateEntry, Up } from "../contract/watch.ts";
-import { silent } from "../telemetry/logger.ts";
+import { silent, type Logger } from "../telemetry/logger.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import { sidecarOptions } from "./options.ts";
 import { WatchClient, type WatchEvents } from "./watch-client.ts";
@@ -20,7 +20,7 @@ interface Opened {
   closed: string | undefined;
 }
 
-function setUp(use: { reachable?: boolean; accept?: (state: WatchState) => void } = {}) {
+function setUp(use: { reachable?: boolean; accept?: (state: WatchState) => void; log?: Logger } = {}) {
   const clock = new ManualClock();
   const streams: Opened[] = [];
   const network = { reachable: use.reachable ?? true, attempts: 0 };
@@ -42,9 +42,10 @@ function setUp(use: { reachable?: boolean; accept?: (state: WatchState) => void 
     identity: published,
     clock,
     random: new SeededRandom(1),
-    log: silent,
+    log: use.log ?? silent,
     options,
     release: "0.0.0",
+    name: "blue",
     initial: nothingYet,
     accept: use.accept ?? (() => undefined),
   });
@@ -66,7 +67,7 @@ test("a stream starts with hello, and a full state is acknowledged", async () =>
   const { streams, client } = setUp();
   client.start();
   await settled();
-  expect(streams[0]?.sent[0]).toMatchObject({ type: "hello", version: null, registration: null });
+  expect(streams[0]?.sent[0]).toMatchObject({ type: "hello", name: "blue", version: null, registration: null });
   streams[0]?.events.down(full(1));
   expect(streams[0]?.sent[1]).toEqual({ type: "ack", version: { epoch: "e", counter: 1 } });
   expect(client.connected.read()).toBe(true);
@@ -215,4 +216,27 @@ test("it says when its first attempt has ended: with the first state, or with th
   await settled();
   expect(alone.client.tried.read()).toBe(true);
   expect(alone.client.connected.read()).toBe(false);
+});
+
+test("who logs at debug sees every state that counts, and every question with its answer", async () => {
+  const lines: string[] = [];
+  const { streams, client } = setUp({ log: { ...silent, debug: (message) => void lines.push(message) } });
+  client.start();
+  await settled();
+  streams[0]?.events.down(full(1));
+  const answer = client.ask("orders.default");
+  streams[0]?.events.down({
+    type: "delta",
+    version: { epoch: "e", counter: 2 },
+    set: [["service/orders.default", view]],
+    gone: [],
+  });
+  await answer;
+  expect(lines).toEqual([
+    "a stream to the control plane stands",
+    "a state of the control plane counts",
+    "the control plane is asked about a service",
+    "a state of the control plane counts",
+    "the control plane answered about a service",
+  ]);
 });

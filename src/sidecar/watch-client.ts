@@ -30,6 +30,8 @@ export interface WatchContext {
   readonly log: Logger;
   readonly options: OptionValues<typeof sidecarOptions>;
   readonly release: string;
+  /** `--instance`, for lists that people read. */
+  readonly name: string;
   /** From the last good snapshot, or nothing yet. */
   readonly initial: WatchState;
   /** Makes a state count; throws where it cannot be used, and then the state before it stays. */
@@ -117,6 +119,7 @@ export class WatchClient {
         );
       }
       this.#subscriptions.add(service);
+      this.#context.log.debug("the control plane is asked about a service", { service });
       this.#stream?.send({ type: "subscribe", service });
     }
     return new Promise((answer, fail) => {
@@ -166,10 +169,12 @@ export class WatchClient {
   #opened(stream: WatchStream): void {
     const before = this.#stream;
     this.#stream = stream;
+    this.#context.log.debug("a stream to the control plane stands", { localAddress: stream.localAddress });
     stream.send({
       type: "hello",
       protocol: 1,
       release: this.#context.release,
+      name: this.#context.name,
       version: this.#state.version ?? null,
       registration: this.#registration,
       subscriptions: [...this.#subscriptions],
@@ -252,6 +257,11 @@ export class WatchClient {
       return;
     }
     this.#attempt = 0;
+    this.#context.log.debug("a state of the control plane counts", {
+      is: message.type,
+      version: message.version,
+      entries: next.entries.size,
+    });
     this.#stream?.send({ type: "ack", version: message.version });
     if (!this.connected.read()) this.connected.publish(true);
     if (!this.tried.read()) this.tried.publish(true);
@@ -262,6 +272,11 @@ export class WatchClient {
   #answer(service: string, view: ServiceView | null): void {
     const waiting = this.#questions.get(service) ?? [];
     this.#questions.delete(service);
+    if (waiting.length > 0)
+      this.#context.log.debug("the control plane answered about a service", {
+        service,
+        endpoints: view?.endpoints.length ?? "unknown, or not to be seen",
+      });
     for (const question of waiting) {
       question.cancel();
       question.answer(view);

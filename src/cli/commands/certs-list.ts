@@ -1,30 +1,29 @@
-import type { CertificateRow, CertificatesAnswer } from "../../contract/admin.ts";
+import type { CertificateRow, CertificatesAnswer, ServicesAnswer } from "../../contract/admin.ts";
 import { AdminClient } from "../admin-client.ts";
 import { exits, type Run } from "../command.ts";
 import { systemClock } from "../system.ts";
 import { duration, show, table } from "../terminal.ts";
 
-/** Pages are followed to the end, up to this many rows. */
-const rowsMax = 100_000;
-
 export const run: Run = async (input) => {
   const client = await AdminClient.open(input);
   try {
-    const rows: CertificateRow[] = [];
-    for (let after: string | null = ""; after !== null && rows.length < rowsMax;) {
-      const query: string = `all=${input.on("all")}&limit=500${after === "" ? "" : `&after=${encodeURIComponent(after)}`}`;
-      const page: CertificatesAnswer = await client.call<CertificatesAnswer>("GET", `/v1/certificates?${query}`);
-      rows.push(...page.certificates);
-      after = page.next;
-    }
+    const path = `/v1/certificates?all=${input.on("all")}`;
+    const rows = await client.list<CertificateRow>(path, (page: CertificatesAnswer) => page.certificates);
+    // Names are told by sidecars that are connected; an instance that is away is known by its id alone.
+    const { sidecars } = await client.call<ServicesAnswer>("GET", "/v1/services");
+    const names = new Map(sidecars.map(({ instance, name }) => [instance, name]));
+    const certificates = rows
+      .map((row) => ({ ...row, name: names.get(row.instance ?? "") ?? null }))
+      .sort((a, b) => (a.id === b.id ? a.notAfterMs - b.notAfterMs : a.id < b.id ? -1 : 1));
     const now = systemClock.wallMs();
-    show(input.terminal, { certificates: rows }, () =>
+    show(input.terminal, { certificates }, () =>
       table(
-        ["SERIAL", "IDENTITY", "INSTANCE", "ENDS", "SEEN"],
-        rows.map((row) => [
+        ["SERIAL", "IDENTITY", "NAME", "INSTANCE", "ENDS", "SEEN"],
+        certificates.map((row) => [
           row.serial,
           row.id,
-          row.instance ?? "",
+          row.name ?? "-",
+          row.instance ?? "-",
           row.notAfterMs > now ? `in ${duration(row.notAfterMs - now)}` : `${duration(now - row.notAfterMs)} ago`,
           row.seenAtMs === null ? "no" : "yes",
         ]),

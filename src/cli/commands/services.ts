@@ -46,12 +46,13 @@ function endpoints(answer: ServicesAnswer): string {
 function sidecars(answer: ServicesAnswer): string {
   const rows = answer.sidecars.map((sidecar) => [
     sidecar.id,
+    sidecar.name ?? "-",
     sidecar.instance,
     sidecar.release,
     sidecar.acknowledged === null ? "none yet" : text(sidecar.acknowledged),
     sidecar.rejected === null ? "" : `rejected ${text(sidecar.rejected.version)}: ${sidecar.rejected.because}`,
   ]);
-  return table(["SIDECAR", "INSTANCE", "RELEASE", "RUNS VERSION", "NOTE"], rows, "No sidecars are connected");
+  return table(["SIDECAR", "NAME", "INSTANCE", "RELEASE", "RUNS VERSION", "NOTE"], rows, "No sidecars are connected");
 }
 
 function text(version: Version): string {

@@ -7,7 +7,8 @@ import { duration, show, table } from "../terminal.ts";
 export const run: Run = async (input) => {
   const client = await AdminClient.open(input);
   try {
-    const { tokens } = await client.call<{ tokens: TokenRow[] }>("GET", "/v1/tokens");
+    const rows = await client.list<TokenRow>("/v1/tokens", (page: { tokens: TokenRow[] }) => page.tokens);
+    const tokens = rows.sort((a, b) => a.createdAtMs - b.createdAtMs);
     show(input.terminal, { tokens }, () =>
       table(
         ["ID", "GRANT", "USED", "STATE", "BY"],

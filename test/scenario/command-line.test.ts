@@ -1,0 +1,96 @@
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import type { ServicesAnswer } from "../../src/contract/admin.ts";
+import { ask, eventually, Mesh } from "../support/mesh.ts";
+import { allow, applyText, openRoutee, type Routee } from "./routees.ts";
+
+/** What a person sees of a running mesh: lists that can be read, and refusals that say what to do. */
+let mesh: Mesh;
+let routee: Routee;
+
+beforeAll(async () => {
+  mesh = await Mesh.create();
+  await mesh.control();
+  routee = await openRoutee();
+  const app = ["--app", `http:${routee.port}`];
+  await mesh.sidecar("orders", [...app, "--instance", "blue", "--allow-exposed", String(routee.port)]);
+  await mesh.sidecar("orders", [...app, "--instance", "green"]);
+  await applyText(mesh, allow("web", "orders"));
+});
+
+afterAll(async () => {
+  await mesh.end();
+  await routee.close();
+});
+
+test("hauberk services and certs list call instances as their owners do, and whom nobody named by a dash", async () => {
+  const { sidecars } = await mesh.json<ServicesAnswer>(["services", ...mesh.controlFlag]);
+  expect(sidecars.map(({ name }) => name).sort()).toEqual(["blue", "green"]);
+  const listed = await mesh.run(["certs", "list", ...mesh.controlFlag]);
+  for (const name of ["blue", "green"]) {
+    const { instance } = sidecars.find((sidecar) => sidecar.name === name) ?? { instance: "" };
+    expect(listed.out).toMatch(new RegExp(`/ns/default/sa/orders +${name} +${instance} `));
+  }
+  expect(listed.out).toMatch(/\/hauberk\/control +- +- /);
+  expect(listed.out).toMatch(/^SERIAL +IDENTITY +NAME +INSTANCE +ENDS +SEEN\n/);
+});
+
+test("hauberk token list shows every token, the newest last, also where they are more than one answer holds", async () => {
+  const made: string[] = [];
+  const url = mesh.controlFlag;
+  for (let i = 0; i < 3; i++) {
+    const token = await mesh.json<{ id: string }>(["token", "create", "--service", `s${i}`, ...url]);
+    made.push(token.id);
+  }
+  const { tokens } = await mesh.json<{ tokens: { id: string }[] }>(["token", "list", ...url]);
+  expect(tokens.slice(-3).map(({ id }) => id)).toEqual(made);
+});
+
+test("a time to live that is too long, and a file that is there already, are told before a token is made", async () => {
+  const create = ["token", "create", "--service", "orders", ...mesh.controlFlag];
+  const before = await mesh.json<{ tokens: object[] }>(["token", "list", ...mesh.controlFlag]);
+  const long = await mesh.run([...create, "--ttl", "900d"]);
+  expect([long.code, long.err]).toEqual([2, expect.stringContaining("--ttl 900d is longer than 30d")]);
+  writeFileSync(join(mesh.home, "taken.token"), "");
+  const taken = await mesh.run([...create, "--out", "taken.token"]);
+  expect([taken.code, taken.err]).toEqual([2, expect.stringContaining("taken.token exists")]);
+  const after = await mesh.json<{ tokens: object[] }>(["token", "list", ...mesh.controlFlag]);
+  expect(after.tokens).toHaveLength(before.tokens.length);
+});
+
+test("hauberk check names a port that was allowed to answer on the network, and does not warn of it", async () => {
+  const { findings } = await mesh
+    .json<{ findings: { good: boolean; what: string }[] }>(["check", ...mesh.controlFlag])
+    .catch((thrown: Error) => JSON.parse(/\{[^]*/.exec(thrown.message)?.[0] ?? "{}") as never);
+  const named = findings.filter(({ what }) => what.includes("--allow-exposed"));
+  expect(named).toEqual([expect.objectContaining({ good: true })]);
+});
+
+test("a sidecar at --log-level debug tells what it learns, asks and connects to", async () => {
+  const web = await mesh.sidecar("web", ["--log-level", "debug"]);
+  const answer = await ask({ port: Number(web.ready["outbound"]), host: "orders", path: "/" });
+  expect(answer.status).toBe(200);
+  for (const line of [
+    "a state of the control plane counts",
+    "the control plane is asked about a service",
+    "a connection to an endpoint stands",
+  ])
+    await eventually(line, 2_000, () => (web.output().includes(line) ? true : undefined));
+});
+
+test("a host on the internet is told as what it is", async () => {
+  const web = await mesh.start([
+    "proxy",
+    "--service",
+    "web",
+    "--instance",
+    "2",
+    "--token-file",
+    await mesh.token("web"),
+    "--open-outbound",
+  ]);
+  const answer = await ask({ port: Number(web.ready["outbound"]), host: "example.com", path: "/" });
+  expect([answer.status, answer.headers["x-hauberk-code"]]).toEqual([421, "NOT_IN_MESH"]);
+  expect(answer.body).toContain("no_proxy");
+});
