@@ -44,6 +44,8 @@ const asksMax = 4_096;
 /** What a worker has not taken yet of what it was told; over this it is stuck. */
 const waitingBytesMax = 128 * 1024 * 1024;
 const pingsPerSilence = 3;
+/** Node's own start takes most of it, and on a busy machine many sidecars may start at once. */
+const startMs = 30_000;
 
 /** One worker process as the sidecar sees it: from its start to its end. */
 export class WorkerProcess {
@@ -58,7 +60,8 @@ export class WorkerProcess {
   readonly #measures = new Map<number, (families: readonly FamilyView[]) => void>();
   readonly #descriptions = new Map<number, (description: ProxyDescription) => void>();
   readonly #drained: Promise<void>;
-  readonly #cancelPings: () => void;
+  /** Of the time for its start, then of the pings. */
+  #cancelWatch: () => void;
   #listen: (ports: { inboundPort: number; outboundPort: number }) => void = () => undefined;
   #fail: (because: HauberkError) => void = () => undefined;
   #hasDrained: () => void = () => undefined;
@@ -97,7 +100,7 @@ export class WorkerProcess {
     this.#identity = start.identity;
     const { settings, identity, entries } = start;
     this.#tell({ type: "start", settings, identity: wireIdentity(identity), entries: [...entries] });
-    this.#cancelPings = repeat(terms.clock, terms.silenceMs / pingsPerSilence, () => this.#ping());
+    this.#cancelWatch = terms.clock.after(startMs, () => this.#kill("it did not start in time"));
     void this.exited.then((how) => this.#ended(how));
   }
 
@@ -194,7 +197,7 @@ export class WorkerProcess {
     this.#unanswered = 0;
     switch (message.type) {
       case "listening":
-        return this.#listen({ inboundPort: message.inboundPort, outboundPort: message.outboundPort });
+        return this.#listens(message);
       case "failed":
         return this.#fail(failureOf(message));
       case "ask":
@@ -208,6 +211,13 @@ export class WorkerProcess {
       case "pong":
         return undefined;
     }
+  }
+
+  #listens({ inboundPort, outboundPort }: { inboundPort: number; outboundPort: number }): void {
+    const { clock, silenceMs } = this.#terms;
+    this.#cancelWatch();
+    this.#cancelWatch = repeat(clock, silenceMs / pingsPerSilence, () => this.#ping());
+    this.#listen({ inboundPort, outboundPort });
   }
 
   async #answer(number: number, service: string): Promise<void> {
@@ -256,7 +266,7 @@ export class WorkerProcess {
   }
 
   #ended(how: string): void {
-    this.#cancelPings();
+    this.#cancelWatch();
     this.#channel.close();
     this.#fail(
       new HauberkError(
