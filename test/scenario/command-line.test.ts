@@ -26,7 +26,7 @@ afterAll(async () => {
 
 test("hauberk services and certs list call instances as their owners do, and whom nobody named by a dash", async () => {
   const { sidecars } = await mesh.json<ServicesAnswer>(["services", ...mesh.controlFlag]);
-  expect(sidecars.map(({ name }) => name).sort()).toEqual(["blue", "green"]);
+  expect(new Set(sidecars.map(({ name }) => name))).toEqual(new Set(["blue", "green"]));
   const listed = await mesh.run(["certs", "list", ...mesh.controlFlag]);
   for (const name of ["blue", "green"]) {
     const { instance } = sidecars.find((sidecar) => sidecar.name === name) ?? { instance: "" };
@@ -36,7 +36,7 @@ test("hauberk services and certs list call instances as their owners do, and who
   expect(listed.out).toMatch(/^SERIAL +IDENTITY +NAME +INSTANCE +ENDS +SEEN\n/);
 });
 
-test("hauberk token list shows every token, the newest last, also where they are more than one answer holds", async () => {
+test("hauberk token list shows the newest token last", async () => {
   const made: string[] = [];
   const url = mesh.controlFlag;
   for (let i = 0; i < 3; i++) {
@@ -60,9 +60,8 @@ test("a time to live that is too long, and a file that is there already, are tol
 });
 
 test("hauberk check names a port that was allowed to answer on the network, and does not warn of it", async () => {
-  const { findings } = await mesh
-    .json<{ findings: { good: boolean; what: string }[] }>(["check", ...mesh.controlFlag])
-    .catch((thrown: Error) => JSON.parse(/\{[^]*/.exec(thrown.message)?.[0] ?? "{}") as never);
+  const checked = await mesh.run(["check", "--json", ...mesh.controlFlag]);
+  const { findings } = JSON.parse(checked.out) as { findings: { good: boolean; what: string }[] };
   const named = findings.filter(({ what }) => what.includes("--allow-exposed"));
   expect(named).toEqual([expect.objectContaining({ good: true })]);
 });
