@@ -452,6 +452,25 @@ test("draining lets the request under way end and says Connection: close", async
   expect(stuck.text).toBe("");
 });
 
+test("the last answer of a connection is not cut off while it is being read, and not waited for when nobody reads", async () => {
+  const large = "x".repeat(8_000_000);
+  const { port, clock, sockets } = await serve((exchange) => answer(exchange, large));
+  const raw = new Raw(port);
+  raw.socket.pause();
+  raw.send(get.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"));
+  await until(() => (sockets[0]?.writableLength ?? 0) > 0);
+  for (let i = 0; i < 20; i++) clock.advance(1_000);
+  raw.socket.resume();
+  await raw.closed;
+  expect(raw.text.endsWith("\r\n\r\n" + large)).toBe(true);
+  const deaf = new Raw(port);
+  deaf.socket.pause();
+  deaf.send(get.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"));
+  await until(() => (sockets[1]?.writableLength ?? 0) > 0);
+  for (let i = 0; i < 310; i++) clock.advance(1_000);
+  await until(() => sockets[1]?.destroyed === true);
+});
+
 test("without the proxy's secret nothing is served, and with it the secret goes no further", async () => {
   const seen: Fields[] = [];
   const { port } = await serve(

@@ -426,6 +426,21 @@ test("no timeout of HTTP ends a tunnel that rests", async () => {
   expect(heard[0]?.loss).toBeUndefined();
 });
 
+test("a client of a tunnel that reads nothing is waited for longer than one of an answer", async () => {
+  const { port, clock, exchanges, heard, sockets } = await serve(connected);
+  const raw = Raw.to(port).send(connectText);
+  await raw.until("\r\n\r\n");
+  raw.socket.pause();
+  const exchange = exchanges[0] as ServerExchange;
+  const chunk = Buffer.alloc(65_536);
+  for (let i = 0; i < 200; i++) exchange.write(chunk);
+  await until(() => (sockets[0]?.writableLength ?? 0) > 0);
+  for (let i = 0; i < 20; i++) clock.advance(60_000);
+  raw.socket.resume();
+  await until(() => raw.text.length > 200 * chunk.length);
+  expect(heard[0]?.loss).toBeUndefined();
+});
+
 test("draining lets a tunnel run until its time is over", async () => {
   const { port, clock, exchanges, heard, connections } = await serve(accept);
   const raw = Raw.to(port).send(upgradeText());
