@@ -20,6 +20,7 @@ import type {
   ResponseEvents,
   ServerExchange,
 } from "../transport/exchange.ts";
+import { writeLent } from "../transport/lent-reads.ts";
 import { Alarm, type Alarms } from "./alarms.ts";
 import { cutAnswer, sendAnswer, statusOf } from "./answer.ts";
 import type { Audits } from "./audits.ts";
@@ -72,6 +73,11 @@ export class Attempt implements ResponseEvents {
   data(chunk: Buffer): void {
     if (this.over) this.exchange?.consume(chunk.length);
     else this.carry.onData(this, chunk);
+  }
+
+  lent(chunk: Buffer): void {
+    if (this.over) this.exchange?.consume(chunk.length);
+    else this.carry.onData(this, chunk, true);
   }
 
   end(trailers: Fields | undefined): void {
@@ -205,7 +211,18 @@ export abstract class Carry extends Alarm implements BodyEvents {
 
   // The request's side.
 
+  /** What is still held for another attempt is copied; what only passes is not. */
+  lent(chunk: Buffer): void {
+    const passes = this.#phase === finished || this.#flowing || !this.#whole;
+    if (passes) this.#take(chunk, true);
+    else this.#take(Buffer.from(chunk), false);
+  }
+
   data(chunk: Buffer): void {
+    this.#take(chunk, false);
+  }
+
+  #take(chunk: Buffer, lent: boolean): void {
     this.#bytesIn += chunk.length;
     if (this.#phase === finished) {
       this.exchange.consume(chunk.length); // Nobody wants it, but its sender must not hang.
@@ -215,7 +232,8 @@ export abstract class Carry extends Alarm implements BodyEvents {
     else if (this.#whole) this.#hold(chunk);
     const upstream = this.tunnels ? this.#farEnd() : this.#phase >= sent ? this.attempt?.exchange : undefined;
     // Without somebody to give it to it is not consumed, so the sender's window bounds what is held.
-    if (upstream === undefined || !upstream.write(chunk) || this.#owedToSender > 0) this.#owedToSender += chunk.length;
+    const room = upstream !== undefined && (lent ? writeLent(upstream, chunk) : upstream.write(chunk));
+    if (!room || this.#owedToSender > 0) this.#owedToSender += chunk.length;
     else this.exchange.consume(chunk.length);
   }
 
@@ -276,10 +294,12 @@ export abstract class Carry extends Alarm implements BodyEvents {
     else if (this.notes.fromHttp1 && this.shared.side === "inbound") fields.push(spellingField, spelling);
   }
 
-  onData(attempt: Attempt, chunk: Buffer): void {
+  /** `lent`: the chunk is good only until this returns. */
+  onData(attempt: Attempt, chunk: Buffer, lent = false): void {
     this.#bytesOut += chunk.length;
     this.#tunnel?.bytesOut.add(chunk.length);
-    if (this.exchange.write(chunk) && this.#owedToUpstream === 0) attempt.exchange?.consume(chunk.length);
+    const room = lent ? writeLent(this.exchange, chunk) : this.exchange.write(chunk);
+    if (room && this.#owedToUpstream === 0) attempt.exchange?.consume(chunk.length);
     else this.#owedToUpstream += chunk.length;
   }
 

@@ -21,6 +21,8 @@ import type { SpiffeId } from "../base/spiffe-id.ts";
  */
 export interface BodyEvents {
   data(chunk: Buffer): void;
+  /** The same for a chunk that is good only until the call returns: what is kept of it is copied. Without it, `data` gets a copy. */
+  lent?(chunk: Buffer): void;
   end(trailers: Fields | undefined): void;
   /** The exchange is over before its end. Nothing follows. */
   aborted(loss: Loss): void;
@@ -45,6 +47,8 @@ export interface Loss {
 interface Body {
   /** Takes the chunk; false asks to wait for `drained`. */
   write(chunk: Buffer): boolean;
+  /** The same for a chunk that is good only until the call returns. Without it, `write` gets a copy. */
+  writeLent?(chunk: Buffer): boolean;
   end(trailers?: Fields): void;
   /** Says that `bytes` of received body have left the receiver. */
   consume(bytes: number): void;

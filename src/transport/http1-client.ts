@@ -9,7 +9,7 @@ import { keyBytes, webSocketAccept } from "../http/http1/websocket.ts";
 import { lastChunkText, requestHeadText, upgradeHeadText } from "../http/http1/write.ts";
 import type { Fields, RequestHead, ResponseHead } from "../http/message.ts";
 import type { ClientConnection, ClientExchange, Loss, ResponseEvents } from "./exchange.ts";
-import type { LentReads } from "./lent-reads.ts";
+import { tellLent, type LentReads } from "./lent-reads.ts";
 import { Http1Tunnel } from "./http1-tunnel.ts";
 import { Http1Writer } from "./http1-writer.ts";
 import type { http1Options } from "./options.ts";
@@ -236,10 +236,11 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
   data(chunk: Buffer): void {
     const current = this.#current;
     if (current === undefined) return;
-    const own = this.#context.reads === undefined ? chunk : Buffer.from(chunk);
-    if (current.tunnel !== undefined) return current.tunnel.read(own);
+    const lent = this.#context.reads !== undefined;
+    if (current.tunnel !== undefined) return current.tunnel.read(chunk, lent);
     this.#unconsumed += chunk.length;
-    current.events.data(own);
+    if (lent) tellLent(current.events, chunk);
+    else current.events.data(chunk);
   }
 
   /** The routee speaks WebSocket: what was held goes out, and the socket is raw from here on. */
@@ -357,17 +358,25 @@ class Http1ClientExchange implements ClientExchange {
   }
 
   write(chunk: Buffer): boolean {
+    return this.#write(chunk, false);
+  }
+
+  writeLent(chunk: Buffer): boolean {
+    return this.#write(chunk, true);
+  }
+
+  #write(chunk: Buffer, lent: boolean): boolean {
     const client = this.#client;
     if (client === undefined || this.requestEnded || chunk.length === 0) return true;
-    if (this.tunnel !== undefined) return this.tunnel.write(chunk);
+    if (this.tunnel !== undefined) return this.tunnel.write(chunk, lent);
     if (this.#held !== undefined) {
-      this.#held.push(chunk); // Not a byte reaches the routee before it has said 101.
+      this.#held.push(lent ? Buffer.from(chunk) : chunk); // Not a byte reaches the routee before it has said 101.
       return false;
     }
     const writer = client.writer;
     if (this.#chunked) {
       writer.text(`${chunk.length.toString(16)}\r\n`);
-      writer.chunk(chunk);
+      writer.chunk(chunk, lent);
       writer.text("\r\n");
     } else {
       this.#left -= chunk.length;
@@ -375,7 +384,7 @@ class Http1ClientExchange implements ClientExchange {
         this.#breakOff("the request is longer than it said");
         return true;
       }
-      writer.chunk(chunk);
+      writer.chunk(chunk, lent);
     }
     writer.plan();
     this.waiting = writer.full;

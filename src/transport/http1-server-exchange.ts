@@ -132,7 +132,15 @@ export class Http1ServerExchange implements ServerExchange {
   }
 
   write(chunk: Buffer): boolean {
-    if (this.tunnel !== undefined) return this.#server === undefined || this.tunnel.write(chunk);
+    return this.#write(chunk, false);
+  }
+
+  writeLent(chunk: Buffer): boolean {
+    return this.#write(chunk, true);
+  }
+
+  #write(chunk: Buffer, lent: boolean): boolean {
+    if (this.tunnel !== undefined) return this.#server === undefined || this.tunnel.write(chunk, lent);
     const server = this.#server;
     if (server === undefined || !this.headWritten || this.#body === bodies.none || chunk.length === 0) return true;
     const writer = server.writer;
@@ -142,12 +150,12 @@ export class Http1ServerExchange implements ServerExchange {
         this.#breakOff("the answer is longer than it said");
         return true;
       }
-      writer.chunk(chunk);
+      writer.chunk(chunk, lent);
     } else if (this.#body === bodies.chunked) {
       writer.text(`${chunk.length.toString(16)}\r\n`);
-      writer.chunk(chunk);
+      writer.chunk(chunk, lent);
       writer.text("\r\n");
-    } else writer.chunk(chunk);
+    } else writer.chunk(chunk, lent);
     server.sent(false);
     this.waiting = writer.full;
     return !this.waiting;

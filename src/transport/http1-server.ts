@@ -9,7 +9,7 @@ import { fieldOf, type Fields, type RequestHead } from "../http/message.ts";
 import type { BodyEvents, ConnectionFacts, Handler, Loss, ServerConnection } from "./exchange.ts";
 import { connectionRefusal, refusalText } from "./http1-refusal.ts";
 import { Http1ServerExchange, type ExchangeOwner } from "./http1-server-exchange.ts";
-import type { LentReads } from "./lent-reads.ts";
+import { tellLent, type LentReads } from "./lent-reads.ts";
 import { Ticker, type Ticking } from "./http1-ticker.ts";
 import { Http1Tunnel } from "./http1-tunnel.ts";
 import { Http1Writer } from "./http1-writer.ts";
@@ -151,7 +151,7 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
   #tunnelRead(tunnel: Http1Tunnel, chunk: Buffer | undefined): void {
     try {
       if (chunk === undefined) tunnel.readEnded();
-      else tunnel.read(this.#lent ? Buffer.from(chunk) : chunk);
+      else tunnel.read(chunk, this.#lent);
     } catch (thrown) {
       this.#context.onFault?.(thrown);
       this.destroy(messageOf(thrown));
@@ -269,7 +269,8 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
     const events = this.#current?.events;
     if (events !== undefined) {
       this.#unconsumed += chunk.length;
-      events.data(this.#lent ? Buffer.from(chunk) : chunk);
+      if (this.#lent) tellLent(events, chunk);
+      else events.data(chunk);
     } else if (this.#discarding) {
       this.#discarded += chunk.length;
       if (this.#discarded > discardBytesMax) this.#shut();

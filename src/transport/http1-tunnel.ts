@@ -1,6 +1,7 @@
 import type { Socket } from "node:net";
 import type { BodyEvents } from "./exchange.ts";
 import type { Http1Writer } from "./http1-writer.ts";
+import { tellLent } from "./lent-reads.ts";
 
 /** What one read of a socket can bring beyond the point at which reading was to stop. */
 const readBytesMax = 65_536;
@@ -37,11 +38,12 @@ export class Http1Tunnel {
     this.#steer();
   }
 
-  /** Bytes of the other side; they belong to the tunnel. */
-  read(chunk: Buffer): void {
+  /** Bytes of the other side; they belong to the tunnel, or are `lent`: good only until this returns. */
+  read(chunk: Buffer, lent = false): void {
     if (this.#readEnded) return;
     this.#unconsumed += chunk.length;
-    this.#events.data(chunk);
+    if (lent) tellLent(this.#events, chunk);
+    else this.#events.data(chunk);
     this.#steer();
   }
 
@@ -53,10 +55,11 @@ export class Http1Tunnel {
     if (this.#writeEnded) this.#terms.onOver();
   }
 
-  write(chunk: Buffer): boolean {
+  /** `lent`: the chunk is good only until this returns. */
+  write(chunk: Buffer, lent = false): boolean {
     if (this.#writeEnded || chunk.length === 0) return true;
     const { writer } = this.#terms;
-    writer.chunk(chunk);
+    writer.chunk(chunk, lent);
     writer.plan();
     this.#waiting = writer.full;
     return !this.#waiting;

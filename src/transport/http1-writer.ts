@@ -1,4 +1,5 @@
 import type { Socket } from "node:net";
+import { giveBackSegment, lendSegment } from "./segments.ts";
 
 /** Up to here a chunk is cheaper as text behind its head, in one write, than as a part of a vectored write (measured). */
 const joinBytesMax = 8192;
@@ -22,9 +23,15 @@ export class Http1Writer {
   flushes = 0;
   lastFlushBytes = 0;
   readonly #socket: Socket;
-  readonly #parts: (string | Buffer)[] = [];
+  // What is pending, in this order: whole parts, what was copied into the segment since, and text behind it.
+  #parts: (string | Buffer)[] = [];
+  #segment: Buffer | undefined = undefined;
+  #from = 0;
+  #at = 0;
   #text = "";
   #bytes = 0;
+  /** Segments that hold parts, this one included. */
+  #lent: Buffer[] = [];
   #planned = false;
 
   constructor(socket: Socket) {
@@ -37,15 +44,18 @@ export class Http1Writer {
     this.#bytes += text.length;
   }
 
-  chunk(chunk: Buffer): void {
+  /** `lent`: the chunk is good only until this returns. */
+  chunk(chunk: Buffer, lent = false): void {
     this.#bytes += chunk.length;
     if (this.#bytes <= joinBytesMax) {
       this.#text += chunk.toString("latin1");
       return;
     }
-    if (this.#text !== "") this.#parts.push(this.#text);
-    this.#text = "";
-    this.#parts.push(chunk);
+    if (lent || (this.#segment !== undefined && chunk.length <= joinBytesMax)) this.#copy(chunk);
+    else {
+      this.#seal();
+      this.#parts.push(chunk);
+    }
     if (this.#bytes >= flushBytes) this.flush();
   }
 
@@ -65,27 +75,90 @@ export class Http1Writer {
     const socket = this.#socket;
     const text = this.#text;
     const bytes = this.#bytes;
-    this.#text = "";
     this.#bytes = 0;
-    const parts = this.#parts.length === 0 ? undefined : this.#parts.splice(0);
-    if (!socket.writable) return;
-    this.flushes++;
-    this.lastFlushBytes = bytes;
-    if (parts === undefined) {
+    if (this.#parts.length === 0 && this.#segment === undefined) {
+      this.#text = "";
+      if (!socket.writable) return;
+      this.#count(bytes);
       socket.write(text, "latin1");
       return;
     }
-    if (text !== "") parts.push(text);
-    socket.cork();
-    for (const part of parts) {
-      if (typeof part === "string") socket.write(part, "latin1");
-      else socket.write(part);
-    }
-    socket.uncork();
+    this.#seal();
+    const parts = this.#parts;
+    const lent = this.#lent;
+    this.#parts = [];
+    this.#lent = [];
+    this.#segment = undefined;
+    if (!socket.writable) return;
+    this.#count(bytes);
+    const last = parts.length - 1;
+    if (last > 0) socket.cork();
+    for (let i = 0; i < last; i++) this.#write(parts[i] as string | Buffer);
+    this.#write(parts[last] as string | Buffer, lent.length === 0 ? undefined : lent);
+    if (last > 0) socket.uncork();
   }
 
   /** The socket holds more than it wants to; `drain` will follow. */
   get full(): boolean {
     return this.#socket.writableNeedDrain;
+  }
+
+  #count(bytes: number): void {
+    this.flushes++;
+    this.lastFlushBytes = bytes;
+  }
+
+  /** `lent`: segments that are free once this part has left. */
+  #write(part: string | Buffer, lent?: readonly Buffer[]): void {
+    const written =
+      lent === undefined
+        ? undefined
+        : (error?: Error | null): void => {
+            // After an error the system may still read from them: they are left to the collector.
+            if (error === undefined || error === null) for (const segment of lent) giveBackSegment(segment);
+          };
+    if (typeof part === "string") this.#socket.write(part, "latin1", written);
+    else this.#socket.write(part, written);
+  }
+
+  #copy(chunk: Buffer): void {
+    let segment = this.#segment ?? this.#nextSegment();
+    const { length } = this.#text;
+    if (length > 0 && length <= segment.length - this.#at) {
+      this.#at += segment.write(this.#text, this.#at, "latin1");
+      this.#text = "";
+    } else if (length > 0) {
+      this.#seal();
+    }
+    for (let start = 0; start < chunk.length;) {
+      if (this.#at === segment.length) {
+        this.#seal();
+        segment = this.#nextSegment();
+      }
+      const end = Math.min(chunk.length, start + segment.length - this.#at);
+      chunk.copy(segment, this.#at, start, end);
+      this.#at += end - start;
+      start = end;
+    }
+  }
+
+  #nextSegment(): Buffer {
+    const segment = lendSegment();
+    this.#segment = segment;
+    this.#lent.push(segment);
+    this.#from = 0;
+    this.#at = 0;
+    return segment;
+  }
+
+  /** Makes parts of what is in the segment and of the text behind it. */
+  #seal(): void {
+    if (this.#segment !== undefined && this.#at > this.#from) {
+      this.#parts.push(this.#segment.subarray(this.#from, this.#at));
+      this.#from = this.#at;
+    }
+    if (this.#text === "") return;
+    this.#parts.push(this.#text);
+    this.#text = "";
   }
 }

@@ -17,26 +17,13 @@ import {
   writeUint32,
 } from "../http/http2/frames.ts";
 import { TLSSocket } from "./node-tls.ts";
+import { giveBackSegment, lendSegment } from "./segments.ts";
 
-const SEGMENT_BYTES = 65_536;
-/** Segments that lie ready for the next connection with something to say; an idle connection holds none. */
-const POOL_MAX = 64;
 /** Data up to here is copied behind its frame's head; more is written from where it lies: over 64 KiB a sixth cheaper. */
 const COPY_MAX = 8_192;
 
 /** Of buffers that are used once. */
 const ONCE_BYTES = 16_384;
-
-const pool: Buffer[] = [];
-
-function lend(bytes: number): Buffer {
-  if (bytes > SEGMENT_BYTES) return Buffer.allocUnsafeSlow(bytes);
-  return pool.pop() ?? Buffer.allocUnsafeSlow(SEGMENT_BYTES);
-}
-
-function giveBack(segment: Buffer): void {
-  if (segment.length === SEGMENT_BYTES && pool.length < POOL_MAX) pool.push(segment);
-}
 
 const NO_STREAM = 0;
 
@@ -159,9 +146,10 @@ export class Http2Output {
     }
   }
 
-  data(streamId: number, chunk: Buffer, start: number, end: number): void {
+  /** `lent`: the chunk is good only until this returns. */
+  data(streamId: number, chunk: Buffer, start: number, end: number, lent = false): void {
     const length = end - start;
-    if (length <= this.#copyMax) {
+    if (length <= this.#copyMax || lent) {
       const out = this.room(FRAME_HEAD_BYTES + length);
       const at = this.#at;
       writeFrameHead(out, at, length, DATA << 8, streamId);
@@ -222,7 +210,7 @@ export class Http2Output {
     if (error !== undefined && error !== null) return;
     this.#writing = false;
     this.controls = 0;
-    if (this.#reuses) for (const segment of this.#lent) giveBack(segment);
+    if (this.#reuses) for (const segment of this.#lent) giveBackSegment(segment);
     this.#lent = [];
     this.#onWritten();
     if (this.pending > 0) this.flush();
@@ -255,7 +243,7 @@ export class Http2Output {
   #nextSegment(bytes: number): Buffer {
     this.#seal();
     if (this.#segment !== undefined) this.#filled.push(this.#segment);
-    this.#segment = this.#reuses ? lend(bytes) : Buffer.allocUnsafeSlow(Math.max(bytes, ONCE_BYTES));
+    this.#segment = this.#reuses ? lendSegment(bytes) : Buffer.allocUnsafeSlow(Math.max(bytes, ONCE_BYTES));
     this.#at = 0;
     this.#from = 0;
     return this.#segment;

@@ -1,6 +1,7 @@
 import * as frames from "../http/http2/frames.ts";
 import { FORGOTTEN, RESET_BY_US } from "./http2-closed-streams.ts";
 import type { Http2Core, Http2Stream } from "./http2-stream.ts";
+import { tellLent } from "./lent-reads.ts";
 
 /** Bodies that arrive on a connection: their windows, their lengths, and who gets them (RFC 9113, 6.1 and 6.9). */
 export class Http2Receiving {
@@ -75,7 +76,7 @@ export class Http2Receiving {
     }
   }
 
-  /** `lent` bytes are copied for whoever gets them; all else of a read is judged, not kept. */
+  /** `lent`: good only until this returns. */
   piece(piece: Buffer, lent: boolean): void {
     const stream = this.#stream;
     // A frame that is dropped was credited when it began; one whose stream ended meanwhile was not.
@@ -95,7 +96,8 @@ export class Http2Receiving {
       }
     }
     stream.unconsumed += length;
-    stream.events.data(lent ? Buffer.from(piece) : piece);
+    if (lent) tellLent(stream.events, piece);
+    else stream.events.data(piece);
   }
 
   ends(padding: number): void {

@@ -351,7 +351,9 @@ test("cookie crumbs are joined into one field", async () => {
     fields.push(exchange.head.fields);
     echo(exchange);
   });
-  peer.send(headers(1, [...common, "cookie", "a=1", "x-a", "1", "cookie", "b=2", "cookie", "", "cookie", "c=3"], WHOLE | END));
+  peer.send(
+    headers(1, [...common, "cookie", "a=1", "x-a", "1", "cookie", "b=2", "cookie", "", "cookie", "c=3"], WHOLE | END),
+  );
   await peer.frame((frame) => frame.streamId === 1 && (frame.flags & END) !== 0);
   expect(fields).toEqual([["cookie", "a=1; b=2; c=3", "x-a", "1"]]);
 });

@@ -19,13 +19,13 @@ export class Http2Sending {
     this.#h2 = h2;
   }
 
-  /** Sends a chunk, or what of it cannot be sent now is queued; false asks its sender to wait. */
-  send(stream: Http2Stream, chunk: Buffer): boolean {
+  /** Sends a chunk, or what of it cannot be sent now is queued; false asks its sender to wait. `lent`: good only until this returns. */
+  send(stream: Http2Stream, chunk: Buffer, lent = false): boolean {
     const length = chunk.length;
     const outputBytes = this.#h2.context.options.outputBytes;
     let sent = 0;
     if (stream.queued === 0 && this.#ready.size === 0 && this.#h2.output.pending < outputBytes) {
-      sent = this.#frameData(stream, chunk, length);
+      sent = this.#frameData(stream, chunk, length, lent);
       if (sent === length) {
         if (this.#h2.output.pending < outputBytes) return true;
         if (!stream.wantsDrain) this.#waiting.push(stream);
@@ -35,7 +35,8 @@ export class Http2Sending {
     }
     if (length === 0) return !stream.wantsDrain;
     if (stream.queue === noChunks) stream.queue = [];
-    stream.queue.push(sent === 0 ? chunk : chunk.subarray(sent));
+    const rest = sent === 0 ? chunk : chunk.subarray(sent);
+    stream.queue.push(lent ? Buffer.from(rest) : rest);
     stream.queued += length - sent;
     stream.wantsDrain = true;
     if (stream.sendWindow > 0) this.#ready.add(stream);
@@ -43,12 +44,12 @@ export class Http2Sending {
   }
 
   /** Frames as much of a chunk as both windows take; gives how much. */
-  #frameData(stream: Http2Stream, chunk: Buffer, lengthMax: number): number {
+  #frameData(stream: Http2Stream, chunk: Buffer, lengthMax: number, lent = false): number {
     const length = Math.min(lengthMax, this.#window, stream.sendWindow);
     let sent = 0;
     while (sent < length) {
       const end = Math.min(length, sent + frames.PAYLOAD_MAX);
-      this.#h2.output.data(stream.id, chunk, sent, end);
+      this.#h2.output.data(stream.id, chunk, sent, end, lent);
       sent = end;
       this.#h2.noise.earn(EARNED_BY_DATA);
     }

@@ -17,7 +17,7 @@ export interface Http2Core {
   readonly noise: Allowance;
   readonly over: boolean;
   readonly sending: {
-    send(stream: Http2Stream, chunk: Buffer): boolean;
+    send(stream: Http2Stream, chunk: Buffer, lent?: boolean): boolean;
     finish(stream: Http2Stream, trailers: Fields | undefined): void;
   };
   readonly receiving: { consumed(stream: Http2Stream, bytes: number): void };
@@ -72,6 +72,10 @@ export abstract class Http2Stream {
 
   write(chunk: Buffer): boolean {
     return this.closed || this.localEnded || this.ending ? true : this.h2.sending.send(this, chunk);
+  }
+
+  writeLent(chunk: Buffer): boolean {
+    return this.closed || this.localEnded || this.ending ? true : this.h2.sending.send(this, chunk, true);
   }
 
   end(trailers?: Fields): void {

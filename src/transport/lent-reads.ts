@@ -1,4 +1,5 @@
 import { Socket, type OnReadOpts, type SocketConstructorOpts } from "node:net";
+import type { BodyEvents, ClientExchange, ServerExchange } from "./exchange.ts";
 
 /**
  * Reads of plain connections into one buffer that all of them share. By default Node makes a buffer of its own for each read,
@@ -26,6 +27,17 @@ export class LentReads {
   to(reader: (lent: Buffer) => void): void {
     this.#reader = reader;
   }
+}
+
+/** Tells of a chunk that is good only until the call returns. */
+export function tellLent(events: BodyEvents, chunk: Buffer): void {
+  if (events.lent === undefined) events.data(Buffer.from(chunk));
+  else events.lent(chunk);
+}
+
+/** Writes a chunk that is good only until the call returns. */
+export function writeLent(exchange: ServerExchange | ClientExchange, chunk: Buffer): boolean {
+  return exchange.writeLent === undefined ? exchange.write(Buffer.from(chunk)) : exchange.writeLent(chunk);
 }
 
 /** A socket as Node's server made it; its handle is Node's own business, and may one day not be there. */

@@ -92,6 +92,11 @@ class TcpExchange implements ClientExchange {
     return false;
   }
 
+  writeLent(chunk: Buffer): boolean {
+    const open = this.#tunnel !== undefined && !this.#over && !this.#ending;
+    return open ? (this.#tunnel as Http1Tunnel).write(chunk, true) : this.write(Buffer.from(chunk));
+  }
+
   end(): void {
     if (this.#over || this.#ending) return;
     this.#ending = true;
@@ -129,7 +134,7 @@ class TcpExchange implements ClientExchange {
       windowBytes: this.#context.options.windowBytes,
       onOver: () => this.#finish(),
     });
-    reads.to((lent) => this.#guarded(() => tunnel.read(Buffer.from(lent))));
+    reads.to((lent) => this.#guarded(() => tunnel.read(lent, true)));
     socket.on("end", () => this.#guarded(() => tunnel.readEnded()));
     socket.on("drain", () => this.#guarded(() => tunnel.drained()));
     socket.on("error", (error) => {

@@ -64,7 +64,7 @@ class TcpServer implements ServerConnection, ServerExchange {
     this.#early = context.first === undefined || context.first.length === 0 ? [] : [context.first];
     const { reads } = context;
     if (reads === undefined) socket.on("data", (chunk: Buffer) => this.#read(chunk));
-    else reads.to((lent) => this.#read(Buffer.from(lent)));
+    else reads.to((lent) => this.#read(lent, true));
     socket.on("end", () => this.#guarded(() => this.#tunnel?.readEnded()));
     socket.on("drain", () => this.#guarded(() => this.#tunnel?.drained()));
     // `close` follows every error, and says what there is to say.
@@ -121,6 +121,10 @@ class TcpServer implements ServerConnection, ServerExchange {
     return this.#tunnel === undefined || this.#over || this.#tunnel.write(chunk);
   }
 
+  writeLent(chunk: Buffer): boolean {
+    return this.#tunnel === undefined || this.#over || this.#tunnel.write(chunk, true);
+  }
+
   end(): void {
     if (!this.#over) this.#tunnel?.end();
   }
@@ -142,11 +146,11 @@ class TcpServer implements ServerConnection, ServerExchange {
     if (!this.#over) tunnel.start();
   }
 
-  #read(chunk: Buffer): void {
+  #read(chunk: Buffer, lent = false): void {
     if (this.#over) return;
     // One read may be under way as reading is stopped.
-    if (this.#tunnel === undefined || this.#early.length > 0) this.#early.push(chunk);
-    else this.#guarded(() => this.#tunnel?.read(chunk));
+    if (this.#tunnel === undefined || this.#early.length > 0) this.#early.push(lent ? Buffer.from(chunk) : chunk);
+    else this.#guarded(() => this.#tunnel?.read(chunk, lent));
   }
 
   #ended(because: string): void {

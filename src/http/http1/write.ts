@@ -159,24 +159,26 @@ function fieldsText(fields: Fields, withLength: boolean): string | undefined {
     const name = fields[i] as string;
     const value = fields[i + 1] as string;
     const start = starts.get(name) ?? learnStart(name);
-    if (start === invalid || !consistsOf(value, valueBytes)) return undefined;
-    if (start === dropped || (start === length && !withLength)) continue;
-    text += start + value + "\r\n";
+    if (start.is === "invalid" || !consistsOf(value, valueBytes)) return undefined;
+    if (start.is === "framing" || (start.is === "length" && !withLength)) continue;
+    text += start.text + value + "\r\n";
   }
   return text;
 }
 
-/** How the line of a name begins, judged once; what is no line is a text that no line begins with. */
-const invalid = "";
-const dropped = ":";
-const length = "content-length: ";
-const starts = new Map<string, string>();
+/** How the line of a name begins, judged once; "framing" is for this hop's own to say, and "length" but where none is sent. */
+interface Start {
+  readonly is: "ordinary" | "length" | "framing" | "invalid";
+  readonly text: string;
+}
+
+const starts = new Map<string, Start>();
 const startsMax = 512;
 const nameLengthMax = 64;
 
 /** A handful of names come all the time. Bounded; the oldest goes. */
-function learnStart(name: string): string {
-  const start = startOf(name);
+function learnStart(name: string): Start {
+  const start = { is: kindOf(name), text: `${name}: ` };
   if (name.length > nameLengthMax) return start;
   if (starts.size >= startsMax) {
     const oldest = starts.keys().next();
@@ -186,11 +188,11 @@ function learnStart(name: string): string {
   return start;
 }
 
-function startOf(name: string): string {
-  if (name === "" || !consistsOf(name, tokenBytes)) return invalid;
+function kindOf(name: string): Start["is"] {
+  if (name === "" || !consistsOf(name, tokenBytes)) return "invalid";
   const lower = name.toLowerCase();
-  if (lower === "content-length") return length;
-  return framing.has(lower) ? dropped : `${name}: `;
+  if (lower === "content-length") return "length";
+  return framing.has(lower) ? "framing" : "ordinary";
 }
 
 /** What only this hop's own framing may say; Content-Length too, but where it describes a body that is not sent. */
