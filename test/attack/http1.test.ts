@@ -1,28 +1,23 @@
-import { once } from "node:events";
-import { connect as connectTls } from "node:tls";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
-import { toPem } from "../../src/x509/pem.ts";
 import { rawFields, rawFrame, RawPeer as RawHttp2Peer, rawPreface } from "../support/http2-raw.ts";
-import { makeTestPki, type TestPki } from "../support/pki.ts";
+import { makeTestPki } from "../support/pki.ts";
 import { ok, RawPeer, RawRoutee } from "../support/raw-routee.ts";
-import { idText, twoProxies, webMay, type TwoProxies } from "../support/two-proxies.ts";
+import { dialInbound, idText, twoProxies, webMay, type TwoProxies } from "../support/two-proxies.ts";
 
 /**
  * Rows 19 to 26 of the attack table and its table 5.3, through both sidecars: from a workload at the outbound listener, from a
  * peer that holds an identity at the inbound listener, over HTTP/2, and from the routee. What counts is what the far end
  * sees.
  */
-let pki: TestPki;
 let routee: RawRoutee;
 let mesh: TwoProxies;
 const clients: RawPeer[] = [];
 
 beforeAll(async () => {
-  pki = await makeTestPki({ wallMs: Date.now() });
   routee = await RawRoutee.start();
   // A hostile routee would open the breaker, and be heard no more.
   const resilience = { breakerFailuresMax: 1_000, breakerRequestsMin: 100_000, retriesMax: 0 };
-  mesh = await twoProxies(pki, { routee: routee.port, options: { resilience } });
+  mesh = await twoProxies(await makeTestPki({ wallMs: Date.now() }), { routee: routee.port, options: { resilience } });
 });
 
 afterEach(() => {
@@ -41,19 +36,6 @@ type Door = "outbound" | "inbound";
 
 const doors: readonly Door[] = ["outbound", "inbound"];
 
-function tlsOf(service: string, alpn: string) {
-  const identity = pki.issue(idText(service));
-  return connectTls({
-    host: "127.0.0.1",
-    port: mesh.orders.proxy.inboundPort,
-    key: toPem("PRIVATE KEY", identity.key.export({ type: "pkcs8", format: "der" })),
-    cert: identity.chain.map(({ der }) => toPem("CERTIFICATE", der)).join(""),
-    ca: [toPem("CERTIFICATE", pki.root.der)],
-    ALPNProtocols: [alpn],
-    checkServerIdentity: () => undefined,
-  });
-}
-
 /** A connection of the workload, or of a peer that is no sidecar. */
 async function at(door: Door): Promise<RawPeer> {
   if (door === "outbound") {
@@ -61,10 +43,8 @@ async function at(door: Door): Promise<RawPeer> {
     clients.push(peer);
     return peer;
   }
-  const socket = tlsOf("web", "http/1.1");
-  const peer = new RawPeer(socket);
+  const peer = new RawPeer(await dialInbound(mesh, "web", "http/1.1"));
   clients.push(peer);
-  await once(socket, "secureConnect");
   return peer;
 }
 
@@ -395,8 +375,8 @@ const overHttp2: Record<string, readonly string[]> = {
 };
 
 async function http2At(door: Door): Promise<RawHttp2Peer> {
-  const socket = door === "inbound" ? tlsOf("web", "h2") : RawPeer.to(mesh.web.proxy.outboundPort).socket;
-  if (door === "inbound") await once(socket, "secureConnect");
+  const socket =
+    door === "inbound" ? await dialInbound(mesh, "web", "h2") : RawPeer.to(mesh.web.proxy.outboundPort).socket;
   const peer = new RawHttp2Peer(socket);
   clients.push(new RawPeer(socket));
   return peer.send(rawPreface, rawFrame(4, 0, 0));

@@ -8,6 +8,7 @@ import { requestHeadText, responseHeadText } from "../../src/http/http1/write.ts
 import type { Fields, RequestHead, ResponseHead } from "../../src/http/message.ts";
 import { normalizePath } from "../../src/http/target.ts";
 import { takeRequest, takeResponse } from "../../src/proxy/headers.ts";
+import { spellingField } from "../../src/proxy/spelling.ts";
 import { rawFields } from "../support/http2-raw.ts";
 import { requestStream, responseStream } from "./http1-streams.ts";
 import { headerBlock } from "./http2-frames.ts";
@@ -162,7 +163,7 @@ export const crossingTargets: readonly Target[] = [
       if (list === undefined) return;
       const head = readResponse(list, false, { method: "GET" });
       if (head instanceof BadHead || head.status < 200) return;
-      const taken: ResponseHead = { ...head, fields: takeResponse(head, false), bodyLength: 0 };
+      const taken: ResponseHead = { ...head, fields: takeResponse(head, false).fields, bodyLength: 0 };
       clean(taken.fields);
       const text = responseHeadText(taken, { bodyless: false, bodyLength: 0, old: false, persistent: true });
       if (text === undefined) return;
@@ -193,8 +194,9 @@ export const crossingTargets: readonly Target[] = [
           fields: message.fields,
           bodyLength: 0,
         };
-        const { fields } = takeRequest(head);
+        const { fields, spelling } = takeRequest(head);
         clean(fields);
+        if (spelling !== "") fields.push(spellingField, spelling);
         const path = normalizePath(head.path);
         if (isRefusal(path)) continue;
         const flat = [":method", head.method, ":scheme", "http", ":authority", "orders", ":path", path.target];
@@ -219,8 +221,10 @@ export const crossingTargets: readonly Target[] = [
     { name: "answer-1-to-2", says: "an HTTP/1 answer that is taken is one well-formed answer in HTTP/2", share: 3 },
     fc.property(responseStream, (bytes) => {
       for (const message of ourResponses("GET", [Buffer.from(bytes)]).messages) {
-        const fields = takeResponse({ status: Number(message.start), fields: message.fields, bodyLength: 0 }, false);
+        const head = { status: Number(message.start), fields: message.fields, bodyLength: 0 };
+        const { fields, spelling } = takeResponse(head, false);
         clean(fields);
+        if (spelling !== "") fields.push(spellingField, spelling);
         const encoder = new HpackEncoder();
         const out = Buffer.alloc(boundOf(fields) + 64);
         encoder.begin(out, 0);

@@ -2,7 +2,7 @@ import { Agent, request, type IncomingMessage } from "node:http";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { makeTestPki } from "../support/pki.ts";
 import { ok, RawPeer, RawRoutee } from "../support/raw-routee.ts";
-import { twoProxies, type TwoProxies } from "../support/two-proxies.ts";
+import { dialInbound, twoProxies, type TwoProxies } from "../support/two-proxies.ts";
 
 /** HTTP/1.1 on both sides of a mesh, byte by byte. */
 let routee: RawRoutee;
@@ -182,4 +182,28 @@ test("node:http keeps its connection alive through the mesh", async () => {
   expect(await ask("/1")).toEqual(["/1", false]);
   expect(await ask("/2")).toEqual(["/2", true]);
   agent.destroy();
+});
+
+test("a peer without a sidecar opens a TCP port by CONNECT in HTTP/1.1, and each direction ends by itself, over TLS too", async () => {
+  const server = await RawRoutee.start();
+  server.answer = () => undefined;
+  const tcp = await twoProxies(mesh.pki, { routee: server.port, protocol: "tcp" });
+  try {
+    const socket = await dialInbound(tcp, "web", "http/1.1");
+    const peer = new RawPeer(socket);
+    clients.push(peer);
+    const authority = `orders.default.mesh:${server.port}`;
+    peer.send(`CONNECT ${authority} HTTP/1.1\r\nHost: ${authority}\r\n\r\nearly`);
+    expect(await peer.until((text) => text.includes("\r\n\r\n"))).toBe("HTTP/1.1 200 OK\r\n\r\n");
+    while (server.asked.length === 0) await new Promise((resolve) => setImmediate(resolve));
+    const routeeEnd = server.asked[0] as RawPeer;
+    await routeeEnd.until((text) => text === "early");
+    peer.send(", late").socket.end();
+    expect(await routeeEnd.over()).toBe("early, late");
+    routeeEnd.send("after your end").socket.end();
+    expect(await peer.over()).toBe("HTTP/1.1 200 OK\r\n\r\nafter your end");
+  } finally {
+    await tcp.end();
+    server.close();
+  }
 });

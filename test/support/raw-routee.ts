@@ -66,7 +66,7 @@ export class RawRoutee {
   static async start(): Promise<RawRoutee> {
     const sockets = new Set<Socket>();
     let routee: RawRoutee | undefined = undefined as RawRoutee | undefined;
-    const server = createServer((socket) => {
+    const server = createServer({ allowHalfOpen: true }, (socket) => {
       sockets.add(socket);
       socket.once("close", () => sockets.delete(socket));
       routee?.take(new RawPeer(socket));

@@ -1,3 +1,5 @@
+import { once } from "node:events";
+import { connect, type TLSSocket } from "node:tls";
 import type { RouteePort } from "../../src/contract/watch.ts";
 import { systemClock, systemRandom } from "../../src/cli/system.ts";
 import { defaultsOf } from "../../src/base/options.ts";
@@ -13,6 +15,7 @@ import { silent } from "../../src/telemetry/logger.ts";
 import { Metrics } from "../../src/telemetry/metrics.ts";
 import { http2Options } from "../../src/transport/http2-options.ts";
 import { http1Options, tlsOptions } from "../../src/transport/options.ts";
+import { toPem } from "../../src/x509/pem.ts";
 import type { TlsIdentity } from "../../src/x509/tls-identity.ts";
 import { allow, endpoint } from "./outbound.ts";
 import type { TestPki } from "./pki.ts";
@@ -41,6 +44,23 @@ export const webMay: Rule[] = [{ from: [{ services: ["web.default"] }] }];
 
 export function idText(service: string): string {
   return `spiffe://mesh.local/ns/default/sa/${service}`;
+}
+
+/** A connection of a peer that holds an identity and has no sidecar, straight to the inbound listener of `orders`. */
+export async function dialInbound(mesh: TwoProxies, service: string, alpn: "h2" | "http/1.1"): Promise<TLSSocket> {
+  const identity = mesh.pki.issue(idText(service));
+  const socket = connect({
+    host: "127.0.0.1",
+    port: mesh.orders.proxy.inboundPort,
+    key: toPem("PRIVATE KEY", identity.key.export({ type: "pkcs8", format: "der" })),
+    cert: identity.chain.map(({ der }) => toPem("CERTIFICATE", der)).join(""),
+    ca: [toPem("CERTIFICATE", mesh.pki.root.der)],
+    ALPNProtocols: [alpn],
+    checkServerIdentity: () => undefined,
+  });
+  socket.allowHalfOpen = true;
+  await once(socket, "secureConnect");
+  return socket;
 }
 
 export interface Wished {
