@@ -22,6 +22,7 @@ export const failures = {
   UPSTREAM_INVALID: { status: 502, grpc: 14, retryable: false },
   DEADLINE_EXCEEDED: { status: 504, grpc: 4, retryable: false },
   NOT_IN_MESH: { status: 421, grpc: 12, retryable: false },
+  CROSS_SITE: { status: 403, grpc: 7, retryable: false },
   REQUEST_INVALID: { status: 400, grpc: 3, retryable: false },
   REQUEST_TIMEOUT: { status: 408, grpc: 4, retryable: false },
   HEADERS_TOO_LARGE: { status: 431, grpc: 8, retryable: false },

@@ -30,6 +30,11 @@ const sidecarFlags: Readonly<Record<string, Flag>> = {
     many: true,
     why: "A loopback port (or a socket's path) of its own for one service, in any protocol; SERVICE:PORT=PORT names the service's port",
   },
+  "allow-origin": {
+    value: "ORIGIN",
+    many: true,
+    why: "A site whose pages may call through the ports of --to, such as https://shop.example, or * for all; default: none",
+  },
   instance: { value: "NAME", why: "Tells several instances on one machine apart; default: 1" },
   state: {
     value: "DIR",

@@ -17,6 +17,7 @@ export interface SidecarInput {
   readonly advertise: string | undefined;
   readonly inbound: { readonly host: string; readonly port: number | undefined };
   readonly outboundPort: number | undefined;
+  readonly allowOrigins: readonly string[];
   readonly egress: readonly string[];
   readonly healthPath: string | undefined;
   readonly balancer: "round-robin" | "least-connections";
@@ -51,6 +52,7 @@ export function readSidecarInput(input: Input, defaultLogLevel: "info" | "warn")
     advertise: input.flag("advertise"),
     inbound: { host: input.flag("inbound-host") ?? "0.0.0.0", port: readPort(input, "inbound-port") },
     outboundPort: readPort(input, "outbound-port"),
+    allowOrigins: readOrigins(input),
     egress: input.flags("egress"),
     healthPath: readHealthPath(input),
     balancer: oneOf(input, "balancer", ["round-robin", "least-connections"]) ?? "round-robin",
@@ -123,6 +125,13 @@ function readTo(input: Input, text: string, namespace: string): NamedListener {
     ...(number === undefined ? {} : { port: portOf(input, "to", number) }),
     at: at.startsWith("/") ? at : portOf(input, "to", at),
   };
+}
+
+function readOrigins(input: Input): string[] {
+  const origins = input.flags("allow-origin");
+  const bad = origins.find((origin) => origin !== "*" && !/^https?:\/\/[a-z0-9.[\]:-]+$/i.test(origin));
+  if (bad !== undefined) throw usage(input, `--allow-origin ${bad} is no origin such as https://shop.example`);
+  return [...origins];
 }
 
 function readPort(input: Input, name: string): number | undefined {

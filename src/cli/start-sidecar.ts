@@ -43,6 +43,7 @@ export async function startSidecar(
       outboundPort: wanted.outboundPort,
       secret,
       to: wanted.to,
+      allowOrigins: wanted.allowOrigins,
       egress: wanted.egress,
       adminSocket: wanted.adminSocket,
       allowExposed: wanted.allowExposed,

@@ -10,6 +10,7 @@ import type { LentReads } from "../transport/lent-reads.ts";
 import type { http1Options } from "../transport/options.ts";
 import { servePlain } from "../transport/plain-server.ts";
 import { serveTcp } from "../transport/tcp-server.ts";
+import { browserGuard } from "./browser-guard.ts";
 import { forwardHandler } from "./forward.ts";
 import type { proxyOptions } from "./options.ts";
 import { outboundHandler, type OutboundContext } from "./outbound.ts";
@@ -52,10 +53,17 @@ export class OutboundListeners {
   }
 
   /** The listener for one service, or one port of it. @throws HauberkError PORT_TAKEN, UNAVAILABLE */
-  service(to: { service: ServiceName; port?: number | undefined; address: PlainAddress }): Promise<PlainListener> {
+  service(to: {
+    service: ServiceName;
+    port?: number | undefined;
+    address: PlainAddress;
+    origins?: readonly string[] | undefined;
+  }): Promise<PlainListener> {
     const { outbound, clock } = this.#use;
     const key = serviceKey(to.service);
-    const requests = outboundHandler(outbound, { to: Routes.to(to.service, to.port) });
+    // A socket's file is nothing that a web page could call.
+    const guard = "path" in to.address ? undefined : browserGuard(to.service, to.origins ?? []);
+    const requests = outboundHandler(outbound, { to: Routes.to(to.service, to.port), guard });
     const terms = {
       service: key,
       port: to.port,

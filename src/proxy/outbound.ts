@@ -15,6 +15,7 @@ import { mayRetry } from "../resilience/retry.ts";
 import type { BodyEvents, ClientConnection, Handler, Loss, ServerExchange } from "../transport/exchange.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import { noBearer, type Bearer } from "./bearer.ts";
+import type { BrowserGuard } from "./browser-guard.ts";
 import { Attempt, Carry, type CarryContext } from "./carry.ts";
 import type { Discovery } from "./discovery.ts";
 import { addLabels, shortenGrpcTimeout, takeRequest, viaOf } from "./headers.ts";
@@ -66,6 +67,8 @@ export interface OutboundListener {
   readonly to?: Route | undefined;
   /** Whether a CONNECT is taken: as a TCP connection. */
   readonly connects?: boolean;
+  /** Keeps web pages out. */
+  readonly guard?: BrowserGuard | undefined;
 }
 
 /** The handler of one outbound listener. */
@@ -150,7 +153,7 @@ class OutboundCall extends Carry implements Call, Waiter, Wanted {
     if (!this.tcp) this.fields.push("via", viaOf(exchange.connection));
   }
 
-  start({ secret, to, connects }: OutboundListener): void {
+  start({ secret, to, connects, guard }: OutboundListener): void {
     const context = this.#context;
     const { head } = this.exchange;
     if (!showsSecret(head.fields, secret)) return this.refuse(secretWrong);
@@ -158,6 +161,8 @@ class OutboundCall extends Carry implements Call, Waiter, Wanted {
     if (this.tunnels && context.openTunnels.value >= context.options.tunnelsMax) return this.refuse(tooManyTunnels);
     if (this.tcp && connects !== true) return this.refuse(noTunnel);
     if (head.method === "TRACE") return this.refuse(noTrace);
+    const foreign = guard?.(head);
+    if (foreign !== undefined) return this.refuse(foreign);
     if (!this.tcp) {
       const target = normalizePath(head.path);
       if (isRefusal(target)) return this.refuse(target);

@@ -1,7 +1,10 @@
 import { generateKeyPairSync, sign } from "node:crypto";
 import { once } from "node:events";
 import { createServer, request, type IncomingMessage, type RequestListener, type Server } from "node:http";
+import { mkdtempSync } from "node:fs";
 import { connect, type AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterEach, beforeAll, expect, test } from "vitest";
 import { makeTestPki, type TestPki } from "../../test/support/pki.ts";
 import { allow, endpoint } from "../../test/support/outbound.ts";
@@ -446,4 +449,48 @@ test("a stranger who is refused a hundred times causes two lines: the first, and
     ["PEER_UNTRUSTED", 99],
   ]);
   expect(metrics.renderPrometheus()).toMatch(/hauberk_handshakes_refused_total\{[^}]*PEER_UNTRUSTED[^}]*\} 100/);
+});
+
+test("a web page of another site gets nothing through a port of --to, and programs and sockets go on as ever", async () => {
+  const seen: string[] = [];
+  const callee = await orders((incoming, response) => {
+    seen.push(String(incoming.headers["x-case"]));
+    response.end("ok");
+  });
+  const free = await serve(() => undefined);
+  free.server.close();
+  const path = join(mkdtempSync(join(tmpdir(), "hauberk-to-")), "orders.sock");
+  const service = { service: "orders", namespace: "default" };
+  const web = await run("web", {
+    to: [
+      { service, address: { host: "127.0.0.1", port: free.port } },
+      { service, address: { path } },
+    ],
+  });
+  web.snapshot.publish(buildSnapshot(known([{ running: callee, ports: callee.ports }])));
+  const cases: [string, Record<string, string>, number][] = [
+    ["program", { host: `127.0.0.1:${free.port}` }, 200],
+    ["name", { host: "orders" }, 200],
+    ["rebound", { host: `attacker.example:${free.port}` }, 403],
+    ["image", { host: `127.0.0.1:${free.port}`, "sec-fetch-site": "cross-site" }, 403],
+    ["form", { host: `localhost:${free.port}`, origin: "https://attacker.example" }, 403],
+  ];
+  for (const [name, headers, status] of cases) {
+    const got = await call(free.port, { headers: { ...headers, "x-case": name } });
+    expect([name, got.status, got.headers["x-hauberk-code"]]).toEqual([
+      name,
+      status,
+      status === 403 ? "CROSS_SITE" : undefined,
+    ]);
+  }
+  const socket = await new Promise<number>((resolve, reject) => {
+    request({ socketPath: path, headers: { host: "anything", "x-case": "socket" } }, (response) => {
+      response.resume();
+      resolve(response.statusCode ?? 0);
+    })
+      .once("error", reject)
+      .end();
+  });
+  expect(socket).toBe(200);
+  expect(seen).toEqual(["program", "name", "socket"]);
 });

@@ -76,6 +76,8 @@ export interface ProxyContext {
     readonly service: ServiceName;
     readonly port?: number | undefined;
     readonly address: PlainAddress;
+    /** Sites whose pages may call it: `https://shop.example`, or `*`. */
+    readonly origins?: readonly string[] | undefined;
   }[];
   /** One of several processes on the same ports: others may listen on them too, and somebody else looks after the routee. */
   readonly shared?: boolean | undefined;

@@ -49,6 +49,8 @@ export interface SidecarContext {
     readonly port?: number | undefined;
     readonly at: number | string;
   }[];
+  /** Sites whose pages may call through the ports of `to`. */
+  readonly allowOrigins: readonly string[];
   readonly egress: readonly string[];
   readonly adminSocket: string | undefined;
   readonly allowExposed: readonly number[];
@@ -397,6 +399,7 @@ export class Sidecar {
         service: called,
         port,
         address: typeof at === "string" ? { path: at } : { host: "127.0.0.1", port: at },
+        origins: this.#context.allowOrigins,
       })),
     };
   }
