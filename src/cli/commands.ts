@@ -19,7 +19,7 @@ const sidecarFlags: Readonly<Record<string, Flag>> = {
   app: {
     value: "[NAME=]PROTOCOL:PORT",
     many: true,
-    why: "A port of the program that others may call, such as http:8080; none for a pure client",
+    why: "A port of the program that others may call, such as http:8080, h2:50051 or grpc:50051 (HTTP/2 without TLS), tcp:6379; none for a pure client",
   },
   "token-file": {
     value: "PATH",
@@ -54,7 +54,7 @@ const sidecarFlags: Readonly<Record<string, Flag>> = {
   },
   "health-path": {
     value: "PATH",
-    why: "What to GET on the first http port to see whether the program is well; default: a TCP connect",
+    why: "What to GET on the first port to see whether the program is well; default: a TCP connect, for h2 the beginning of HTTP/2",
   },
   balancer: { value: "NAME", why: "round-robin (default) or least-connections" },
   "admin-socket": { value: "PATH", why: "Where health and metrics answer; default: admin.sock in the state folder" },
