@@ -202,6 +202,22 @@ test("five failures open the breaker, everybody is told at once, a good probe cl
   for (const to of ["open", "probing", "closed"]) expect(text).toContain(`instance="a",to="${to}"} 1`);
 });
 
+test("one connection that breaks is one failure, however many requests it carried; so many of them open the breaker", async () => {
+  const bench = await ready({ resilience: { retriesMax: 0, breakerFailuresMax: 3, breakerSuccessRatio: 0 } }, [
+    endpoint("a"),
+  ]);
+  for (let broken = 1; broken <= 3; broken++) {
+    const under = Array.from({ length: 8 }, () => bench.ask());
+    await bench.settle();
+    bench.connectionTo("a").close();
+    expect(under.map(codeOf)).toEqual(under.map(() => "UPSTREAM_LOST"));
+    const next = bench.ask({ method: "POST" });
+    await bench.settle();
+    expect(codeOf(next)).toBe(broken < 3 ? undefined : "BREAKER_OPEN");
+    next.leave();
+  }
+});
+
 test("a failed probe keeps it open twice as long; one that went away gives its place back", async () => {
   const bench = await ready({ resilience: { retriesMax: 0 } }, [endpoint("a")]);
   for (let i = 0; i < 5; i++) {

@@ -359,8 +359,10 @@ class OutboundCall extends Carry implements Call, Waiter, Wanted {
     const { breaker } = outbound.endpoint;
     const nowMs = this.#context.clock.monotonicMs();
     outbound.learned = true;
-    // A stream that a living connection refused whole (GOAWAY while it drains) says nothing bad of the endpoint.
-    if (loss.kind === "unprocessed") breaker.release(outbound.ticket, nowMs);
+    // A stream that a living connection refused whole (GOAWAY while it drains) says nothing bad of the endpoint. And one
+    // connection that ends is one failure, whatever it carried: else a busy one that breaks would shut out an endpoint that
+    // takes the next one at once, as one of several workers does, or a program that was restarted.
+    if (loss.kind === "unprocessed" || outbound.endpoint.knows(loss)) breaker.release(outbound.ticket, nowMs);
     else breaker.learn(outbound.ticket, !lossFails(loss.kind), nowMs);
     this.released(attempt, "lost");
     const resend = loss.kind === "unprocessed";

@@ -9,6 +9,7 @@ import { leftOut, noEjections, review, type Ejections } from "../resilience/ejec
 import type { ResilienceLimits } from "../resilience/options.ts";
 import { RetryBudget } from "../resilience/retry.ts";
 import type { Counter } from "../telemetry/metrics.ts";
+import type { Loss } from "../transport/exchange.ts";
 import { inTurns } from "../transport/turns.ts";
 import { Hop, type HopContext } from "./hop.ts";
 import type { Service } from "./snapshot.ts";
@@ -28,6 +29,7 @@ export class Endpoint implements Candidate {
   readonly hop: Hop;
   readonly requests: Counter;
   view: EndpointView;
+  #lastWhole: object | undefined;
 
   constructor(key: string, view: EndpointView, parts: { breaker: Breaker; hop: Hop; requests: Counter }) {
     this.key = key;
@@ -35,6 +37,14 @@ export class Endpoint implements Candidate {
     this.breaker = parts.breaker;
     this.hop = parts.hop;
     this.requests = parts.requests;
+  }
+
+  /** Whether another exchange has told already that this connection was lost. */
+  knows({ whole }: Loss): boolean {
+    if (whole === undefined) return false;
+    const known = whole === this.#lastWhole;
+    this.#lastWhole = whole;
+    return known;
   }
 }
 

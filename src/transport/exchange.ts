@@ -42,6 +42,8 @@ export interface Loss {
   readonly kind: "unprocessed" | "lost" | "cancelled" | "invalid";
   /** For logs: what was seen. */
   readonly because: string;
+  /** The same for every exchange that ended because one connection did; undefined where the exchange alone ended. */
+  readonly whole?: object;
 }
 
 interface Body {

@@ -206,12 +206,14 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
     this.#cancelPingAck?.();
     this.#cancelHeaders?.();
     if (this.#paused) this.socket.resume();
+    const whole = {};
     for (const stream of this.streams.values()) {
       stream.closed = true;
       this.sending.drop(stream);
       const loss = this.lossOf(stream, because);
       try {
-        stream.events.aborted(kind === undefined || loss.kind === "unprocessed" ? loss : { kind, because });
+        const known = kind === undefined || loss.kind === "unprocessed";
+        stream.events.aborted({ kind: known ? loss.kind : kind, because: known ? loss.because : because, whole });
       } catch {
         // One listener's bug must not keep the others from hearing of the end.
       }

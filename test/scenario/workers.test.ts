@@ -97,10 +97,8 @@ test("a callee's worker that is killed costs no safe request", async () => {
     await reaches(web);
   }
   const result = await load.end();
-  const { "200": good = 0, ...others } = result.answers;
-  // For a moment nobody may listen for the connection that a caller had: then it is told so, and nothing hangs.
-  expect(Object.keys(others).filter((answer) => !answer.startsWith("503 ") && !answer.startsWith("502 "))).toEqual([]);
-  expect(good).toBeGreaterThan(result.sent * 0.8);
+  // What was under way on it is sent again, and one broken connection does not open the breaker of the endpoint.
+  expect(result.answers).toEqual({ "200": result.sent });
 });
 
 test("a worker that answers nothing is counted, then replaced", async () => {

@@ -217,10 +217,10 @@ export class FakeClientExchange implements ClientExchange {
     this.events.end(trailers);
   }
 
-  lose(kind: Loss["kind"], because = "lost in the test"): void {
+  lose(kind: Loss["kind"], because = "lost in the test", whole?: object): void {
     if (this.over || this.aborted !== undefined) return;
     this.#finish();
-    this.events.aborted({ kind, because });
+    this.events.aborted({ kind, because, ...(whole === undefined ? {} : { whole }) });
   }
 
   drain(): void {
@@ -283,7 +283,8 @@ export class FakeConnection implements ClientConnection {
     if (this.destroyed !== undefined) return;
     this.open = false;
     this.destroyed = because;
-    for (const exchange of this.under) exchange.lose(kind, because);
+    const whole = {};
+    for (const exchange of this.under) exchange.lose(kind, because, whole);
     this.onClosed?.(because);
   }
 
