@@ -5,6 +5,7 @@ import type { Published } from "../base/published.ts";
 import type { Random } from "../base/random.ts";
 import { connectHttp2 } from "../transport/http2-client.ts";
 import type { http2Options } from "../transport/http2-options.ts";
+import { LentReads } from "../transport/lent-reads.ts";
 import type { OnProof } from "../transport/proof.ts";
 import { dialMutualTls, tenureOf } from "../transport/tls-dial.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
@@ -28,6 +29,7 @@ export function mutualTlsDial(context: DialContext): Dial {
   const { clock, random, http2, connectMs, onProof } = context;
   return async (target, identity, events) => {
     const { address, port, expect } = target;
+    const reads = new LentReads();
     const socket = await dialMutualTls({
       address,
       port,
@@ -38,6 +40,7 @@ export function mutualTlsDial(context: DialContext): Dial {
       alpn: ["h2"],
       current: () => context.identity.read(),
       onProof,
+      reads,
     });
     if (isRefusal(socket)) return socket;
     const tenure = tenureOf(socket);
@@ -53,6 +56,7 @@ export function mutualTlsDial(context: DialContext): Dial {
         onClosed: (because) => events.closed(because),
         onGoaway: () => events.goaway(),
         proofs: tenure.proofs,
+        reads,
       });
       tenure.carries(connection);
       return { connection, peer: tenure.peer.leaf, tenure };

@@ -45,7 +45,11 @@ export class Http2Output {
   readonly #onWritten: () => void;
   /** Whether a buffer is free again once it was written: a real socket has sent it then, another stream may pass it on. */
   readonly #reuses: boolean;
-  /** TLS joins many buffers into one before it encrypts them: there our one copy is the cheaper one. */
+  /**
+   * TLS joins many buffers into a new one before it encrypts them: it gets one after the other, and what is copied into a
+   * segment of ours is the cheaper for it.
+   */
+  readonly #joins: boolean;
   readonly #copyMax: number;
   #scheduled = false;
   #writing = false;
@@ -56,6 +60,8 @@ export class Http2Output {
   #parts: Buffer[] = [];
   #filled: Buffer[] = [];
   #lent: Buffer[] = [];
+  /** What follows the write that is under way. */
+  #next: Buffer[] = [];
 
   // The last frame, if END_STREAM can still be set on it.
   #tailStream = NO_STREAM;
@@ -66,7 +72,8 @@ export class Http2Output {
     this.#socket = socket;
     this.#onWritten = onWritten;
     this.#reuses = socket instanceof Socket;
-    this.#copyMax = socket instanceof TLSSocket ? PAYLOAD_MAX : COPY_MAX;
+    this.#joins = socket instanceof TLSSocket;
+    this.#copyMax = this.#joins ? PAYLOAD_MAX : COPY_MAX;
   }
 
   /** Room for `bytes` in one piece; write there from `at` on, then say `appended`. */
@@ -194,20 +201,32 @@ export class Http2Output {
     this.flushedId = this.openedId;
     this.#writing = true;
     if (socket.destroyed || socket.writableEnded) return;
-    if (parts.length === 1) {
+    if (this.#joins && !anyway) {
+      this.#next = parts;
+      this.#writeNext();
+      return;
+    }
+    // The socket may be ended right after this: what was to follow goes to it as well.
+    if (this.#next.length > 0) parts.unshift(...this.#next.splice(0));
+    const last = parts.length - 1;
+    if (last === 0) {
       socket.write(parts[0], this.#written);
       return;
     }
-    const last = parts.length - 1;
     socket.cork();
     for (let i = 0; i < last; i++) socket.write(parts[i]);
     socket.write(parts[last], this.#written);
     socket.uncork();
   }
 
+  #writeNext(): void {
+    this.#socket.write(this.#next.shift() as Buffer, this.#written);
+  }
+
   readonly #written = (error?: Error | null): void => {
     // After an error the system may still read from the segments: they are left to the collector.
     if (error !== undefined && error !== null) return;
+    if (this.#next.length > 0) return this.#writeNext();
     this.#writing = false;
     this.controls = 0;
     if (this.#reuses) for (const segment of this.#lent) giveBackSegment(segment);

@@ -9,23 +9,33 @@ import type { BodyEvents, ClientExchange, ServerExchange } from "./exchange.ts";
 const shared = Buffer.allocUnsafeSlow(65_536);
 
 export class LentReads {
-  /** For `net.connect` or a `Socket`. */
+  /** For `net.connect`, `tls.connect` or a `Socket`. */
   readonly onread: OnReadOpts;
-  #reader: ((lent: Buffer) => void) | undefined;
+  #reader: ((lent: Buffer) => void) | undefined = undefined;
+  /** What came before anybody was there to read: over TLS, a server that speaks with the end of the handshake. */
+  #early: Buffer | undefined = undefined;
 
   constructor() {
     this.onread = {
       buffer: shared,
       callback: (length) => {
-        this.#reader?.(shared.subarray(0, length));
-        return true;
+        const lent = shared.subarray(0, length);
+        if (this.#reader !== undefined) {
+          this.#reader(lent);
+          return true;
+        }
+        this.#early = this.#early === undefined ? Buffer.from(lent) : Buffer.concat([this.#early, lent]);
+        return false; // Until somebody resumes the socket.
       },
     };
   }
 
-  /** Before the first read; whoever does not say is not told. */
+  /** Who is told of each read from now on, of what came before at once. The socket is resumed by its reader. */
   to(reader: (lent: Buffer) => void): void {
     this.#reader = reader;
+    const early = this.#early;
+    this.#early = undefined;
+    if (early !== undefined) reader(early);
   }
 }
 

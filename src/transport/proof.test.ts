@@ -105,6 +105,7 @@ describe("a connection with something under way goes on", () => {
       expect([server.endsAtMs(), client.endsAtMs()]).toEqual([endOf(next.client), endOf(next.client)]);
       expect([server.peerSerial(), client.peerSerial()]).toEqual([serialOf(next.client), serialOf(next.server)]);
       clock.advance(50 * 60_000);
+      await quiet();
       expect([client.socket.destroyed, client.heard.loss]).toEqual([false, undefined]);
     }
     // The requests that are under way hold the same object as before.
@@ -197,6 +198,7 @@ describe("nothing is proven", () => {
     clock.advance(hourMs - 25_000);
     await server.reached("accepted", "sent", "acknowledged");
     clock.advance(60_000);
+    await quiet();
     expect([client.socket.destroyed, heard.loss]).toEqual([false, undefined]);
   });
 });
@@ -210,7 +212,11 @@ describe("a connection that takes nothing new", () => {
     client.tenure.retire();
     await settled(server, client);
     clock.advance(2 * hourMs);
+    await quiet();
     expect([client.connection.open, client.socket.destroyed]).toEqual([false, false]);
+    // It was given the rest of the first certificates, then of each pair that was proven.
+    const rest = (hours: number): number => seconds(startMs + hours * hourMs) - 500 - startMs;
+    expect(server.drains).toEqual([rest(1), rest(1), rest(3)]);
     client.heard.consumes = undefined;
     client.connection.destroy("the last exchange has ended");
     await closed(server);
@@ -222,8 +228,11 @@ describe("a connection that takes nothing new", () => {
     client.identity.publish(renewal(web, 3));
     client.tenure.renewed();
     await server.reached("accepted");
+    // And this side has nothing more to prove.
+    server.identity.publish(renewal(orders, 3));
     clock.advance(19_000);
-    expect(client.socket.destroyed).toBe(false);
+    await quiet();
+    expect([client.socket.destroyed, server.steps]).toEqual([false, ["accepted"]]);
     clock.advance(2_000);
     await once(client.socket, "close");
   });
@@ -285,6 +294,7 @@ describe("when the roots change", () => {
     expect([server.peerSerial(), client.peerSerial()]).toEqual([serialOf(next.client), serialOf(next.server)]);
     await rotate({ server: narrowed(next.server, others.root), client: narrowed(next.client, others.root) });
     clock.advance(4 * hourMs);
+    await quiet();
     expect(client.heard.loss).toBeUndefined();
   });
 
@@ -295,6 +305,7 @@ describe("when the roots change", () => {
     server.listener.rejudge(5_000);
     await quiet();
     clock.advance(4_000);
+    await quiet();
     expect(client.socket.destroyed).toBe(false);
     clock.advance(2_000);
     await once(client.socket, "close");
@@ -311,6 +322,7 @@ describe("when the roots change", () => {
     client.tenure.renewed();
     await settled(server, client);
     clock.advance(2 * hourMs);
+    await quiet();
     expect([client.socket.destroyed, client.heard.loss]).toEqual([false, undefined]);
   });
 
@@ -320,6 +332,7 @@ describe("when the roots change", () => {
     client.tenure.rejudge(5_000);
     expect(client.connection.open).toBe(false);
     clock.advance(30 * 60_000);
+    await quiet();
     expect(client.heard.loss).toBeUndefined();
   });
 });

@@ -3,6 +3,7 @@ import type { Clock } from "../base/clock.ts";
 import { isRefusal, refuse, type Refusal } from "../base/errors.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import { endpointLookup } from "./endpoint-lookup.ts";
+import type { LentReads } from "./lent-reads.ts";
 import { connect } from "./node-tls.ts";
 import { tlsOptions } from "./options.ts";
 import { provePeer } from "./peer.ts";
@@ -29,6 +30,8 @@ export interface MutualTlsCall {
   /** What this side shows and trusts at that time, for proofs of renewed certificates; `identity` by default. */
   readonly current?: () => TlsIdentity | undefined;
   readonly onProof?: OnProof;
+  /** What the socket reads with, in place of buffers of its own. */
+  readonly reads?: LentReads;
 }
 
 const tenures = new WeakMap<TLSSocket, Tenure>();
@@ -47,7 +50,9 @@ export function tenureOf(socket: TLSSocket): Tenure | undefined {
  */
 export function dialMutualTls(call: MutualTlsCall): Promise<TLSSocket | Refusal> {
   return new Promise((resolve) => {
+    const lent = call.reads === undefined ? {} : { onread: call.reads.onread };
     const socket = connect({
+      ...lent,
       host: call.address,
       port: call.port,
       lookup,
