@@ -5,7 +5,16 @@ import { craft } from "../../test/support/crafted-certificate.ts";
 import { makeTestPki } from "../../test/support/pki.ts";
 import { isRefusal } from "../base/errors.ts";
 import { publicKeyOf, type Certificate } from "./certificate.ts";
-import { isSignedProof, proofBytesMax, readProof, writeProof, type Proof, type ProofBinding } from "./proof.ts";
+import {
+  exporterBytes,
+  exporterLabel,
+  isSignedProof,
+  proofBytesMax,
+  readProof,
+  writeProof,
+  type Proof,
+  type ProofBinding,
+} from "./proof.ts";
 
 const pki = await makeTestPki();
 const web = pki.issue("spiffe://mesh.local/ns/default/sa/web");
@@ -50,6 +59,11 @@ test("the layout and the signed bytes are those of the decision record", () => {
     hash("sha256", sent, "buffer"),
   ]);
   expect(verify("sha256", signed, publicKeyOf(leaf), signature)).toBe(true);
+  expect([exporterLabel("client"), exporterLabel("server"), exporterBytes]).toEqual([
+    "EXPERIMENTAL-hauberk-proof-client",
+    "EXPERIMENTAL-hauberk-proof-server",
+    32,
+  ]);
 });
 
 test("a proof is worth nothing for another role, trust domain, connection, number or chain", () => {

@@ -80,6 +80,8 @@ export interface OurServer extends End {
   readonly life: () => ConnectionLife;
   readonly facts: () => ConnectionFacts;
   readonly connection: () => ServerConnection;
+  /** How long the connection was given each time that it was drained. */
+  readonly drains: readonly number[];
 }
 
 export type Closers = (() => unknown)[];
@@ -91,6 +93,7 @@ export async function ourServer(
 ): Promise<OurServer> {
   const end = new Steps(around.clock, identity);
   let accepted: { life: ConnectionLife; facts: ConnectionFacts; connection: ServerConnection } | undefined;
+  const drains: number[] = [];
   const certain = (): NonNullable<typeof accepted> => {
     if (accepted === undefined) throw new Error("nothing was accepted");
     return accepted;
@@ -124,7 +127,15 @@ export async function ourServer(
       accepted = { life, facts, connection };
       end.endsAtMs = () => life.endsAtMs;
       end.peerSerial = () => peer.leaf.serial;
-      return connection;
+      return {
+        get exchanges() {
+          return connection.exchanges;
+        },
+        drain: (withinMs) => {
+          drains.push(withinMs);
+          connection.drain(withinMs);
+        },
+      };
     },
   });
   around.closers.push(() => listener.close());
@@ -133,6 +144,7 @@ export async function ourServer(
     life: () => certain().life,
     facts: () => certain().facts,
     connection: () => certain().connection,
+    drains,
   });
 }
 
