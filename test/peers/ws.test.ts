@@ -415,3 +415,29 @@ test("a peer without a sidecar opens a WebSocket over TLS straight at the inboun
   keep(refused);
   expect(await refusal(refused)).toEqual([404, "SERVICE_UNKNOWN"]);
 });
+
+test("a page of another site opens no WebSocket at a port of one service, and a program does", async () => {
+  const free = createServer();
+  free.listen(0, "127.0.0.1");
+  await once(free, "listening");
+  const { port } = free.address() as AddressInfo;
+  await new Promise((resolve) => free.close(resolve));
+  const guarded = await twoProxies(pki, {
+    routee: routee.port,
+    to: [{ service: { service: "orders", namespace: "default" }, address: { host: "127.0.0.1", port } }],
+  });
+  try {
+    const through = (options: ClientOptions): WebSocket => {
+      const socket = new WebSocket(`ws://127.0.0.1:${port}/echo`, options);
+      keep(socket);
+      return socket;
+    };
+    expect(await refusal(through({ origin: "https://evil.example" }))).toEqual([403, "CROSS_SITE"]);
+    const program = through({});
+    await once(program, "open");
+    expect((await echoed(program, "in")).toString()).toBe("in");
+    program.terminate();
+  } finally {
+    await guarded.end();
+  }
+});
