@@ -12,6 +12,9 @@ need nginx nginx-light
 need wrk wrk
 need h2load nghttp2-client
 need gcc gcc
+need redis-server redis-server
+need nats-server nats-server
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need initdb postgresql
 [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
 if [ ${#missing[@]} -eq 0 ]; then
   echo "every peer is installed"
