@@ -50,7 +50,8 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
   readonly output: Http2Output;
   protected readonly reader: FrameReader;
   protected readonly decoder: HpackDecoder;
-  protected readonly encoder: HpackEncoder;
+  /** Made with the first block that is sent: an idle connection needs none. */
+  #encoder: HpackEncoder | undefined = undefined;
   protected readonly list: FieldList;
   readonly closedStreams = new ClosedStreams();
   readonly sending: Http2Sending;
@@ -87,7 +88,6 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
     this.decoder = new HpackDecoder(TABLE_DEFAULT, Math.max(TABLE_DEFAULT, options.headerTableBytes));
     this.sending = new Http2Sending(this);
     this.receiving = new Http2Receiving(this);
-    this.encoder = new HpackEncoder(options.headerTableBytes);
     this.list = new FieldList({ fieldsMax: options.headersMax, bytesMax: options.headersBytesMax });
     this.noise = new Allowance(options.noiseMax, options.noisePerSecond, clock);
     this.resets = new Allowance(options.resetsMax, options.resetsPerSecond, clock);
@@ -96,6 +96,10 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
     );
     this.#cancelPing = repeat(clock, options.pingMs, () => this.#guarded(() => this.#keepAlive()));
     if ("setNoDelay" in socket) (socket as unknown as { setNoDelay(on: boolean): void }).setNoDelay(true);
+  }
+
+  protected get encoder(): HpackEncoder {
+    return (this.#encoder ??= new HpackEncoder(this.context.options.headerTableBytes));
   }
 
   /** Called by the roles once they are whole: the socket may speak at once. */
@@ -532,7 +536,7 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
     }
     switch (setting) {
       case settings.HEADER_TABLE_SIZE:
-        this.encoder.setLimit(value);
+        if (this.#encoder !== undefined || value !== TABLE_DEFAULT) this.encoder.setLimit(value);
         return;
       case settings.INITIAL_WINDOW_SIZE:
         this.#newWindow = value;

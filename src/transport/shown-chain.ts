@@ -7,6 +7,24 @@ import { readCertificate, type Certificate } from "../x509/certificate.ts";
 const chainMax = 4;
 
 /**
+ * Leaves that were read, by their bytes: a peer has several connections, and comes again. Reading is pure, and nothing is
+ * verified here, so that one copy is as good as another.
+ */
+const readLeaves = new Map<string, Certificate>();
+const readLeavesMax = 256;
+
+function readOnce(raw: Buffer): Certificate | Refusal {
+  const key = raw.toString("latin1");
+  const known = readLeaves.get(key);
+  if (known !== undefined) return known;
+  const certificate = readCertificate(raw);
+  if (isRefusal(certificate)) return certificate;
+  if (readLeaves.size >= readLeavesMax) readLeaves.delete(readLeaves.keys().next().value as string);
+  readLeaves.set(key, certificate);
+  return certificate;
+}
+
+/**
  * The certificates that the peer showed in the handshake, leaf first, as our own reader sees them; a root that we hold is left
  * out, because ours are compared and not theirs. Nothing is verified here.
  *
@@ -30,7 +48,7 @@ export function shownChain(
       );
     }
     // Of the intermediate that signed for both ends, one copy is enough for ten thousand connections.
-    const certificate = trust.known?.find(({ der }) => der.equals(raw)) ?? readCertificate(raw);
+    const certificate = trust.known?.find(({ der }) => der.equals(raw)) ?? readOnce(raw);
     if (isRefusal(certificate)) return refuse("PEER_UNTRUSTED", certificate.message, certificate.hint);
     chain.push(certificate);
     shown = shown.issuerCertificate;
