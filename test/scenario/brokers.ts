@@ -192,7 +192,7 @@ export const postgres: Broker = {
       "trust",
       "--no-sync",
     ];
-    execFileSync(init as string, initFlags, { stdio: "pipe" });
+    execFileSync(init, initFlags, { stdio: "pipe" });
     const [run, ...runFlags] = [
       ...asUser,
       postgresProgram("postgres") as string,
@@ -206,7 +206,7 @@ export const postgres: Broker = {
       folder,
       "-F",
     ];
-    const server = await startServer(run as string, runFlags, port);
+    const server = await startServer(run, runFlags, port);
     await setUp(port);
     return {
       port,
