@@ -1,16 +1,13 @@
-import { mkdirSync } from "node:fs";
 import { networkInterfaces } from "node:os";
-import { join } from "node:path";
-import { HauberkError, isRefusal } from "../../base/errors.ts";
 import { controlOptions } from "../../control/options.ts";
 import { ControlPlane, type Address } from "../../control/control-plane.ts";
-import { takeLock, type StateLock } from "../../identity/state-lock.ts";
 import { registryOptions } from "../../registry/options.ts";
 import { storageOptions } from "../../storage/options.ts";
 import { openLog, type LogLevel } from "../../telemetry/log.ts";
 import { exits, usageError, type Input, type Run } from "../command.ts";
 import { splitAddress, type Config } from "../config.ts";
-import { requireHome, type Home } from "../home.ts";
+import { lockControl } from "../control-lock.ts";
+import { requireHome } from "../home.ts";
 import { openAuthority } from "../open-authority.ts";
 import { release } from "../release.ts";
 import { refuseUnknown, settle } from "../settings.ts";
@@ -29,7 +26,10 @@ export const run: Run = async (input) => {
       `--log-level ${input.flag("log-level")} is none of ${levels.join(", ")}`,
       "See hauberk control --help",
     );
-  const lock = onlyOne(home);
+  const lock = lockControl(home, {
+    what: "start the control plane",
+    hint: "Use that one, or end it first; hauberk check shows whether it answers",
+  });
   const opened = await openAuthority({ input, home });
   refuseUnknown(await optionTables(), opened.config.options);
   const log = openLog({ level, fields: { program: "control" } });
@@ -78,19 +78,6 @@ export const run: Run = async (input) => {
     log.flush();
   }
 };
-
-/** Each control plane tells sidecars what it knows itself: two on one SQLite file would each know a half. */
-function onlyOne(home: Home): StateLock {
-  const folder = join(home.certs, "control");
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
-  const lock = takeLock(folder);
-  if (!isRefusal(lock)) return lock;
-  throw new HauberkError(
-    "STATE_LOCKED",
-    `Cannot start the control plane: one runs already for ${home.folder}`,
-    "Use that one, or end it first; hauberk check shows whether it answers",
-  );
-}
 
 function ready(input: Input, plane: ControlPlane): void {
   const { mesh, enrollment } = plane.addresses;
