@@ -23,8 +23,10 @@ export interface Dialled {
   /** The server's certificate: a connection outlives neither end's. */
   readonly peer: { readonly notBeforeMs: number; readonly notAfterMs: number };
   /** Until when it may go on, where its certificates can be proven anew. */
-  readonly tenure?: Tenure;
+  readonly tenure?: HopTenure;
 }
+
+export type HopTenure = Pick<Tenure, "own" | "peer" | "renewed" | "retire" | "rejudge" | "drain">;
 
 /** What a connection says of itself after it was dialled. */
 export interface HopEvents {
@@ -54,7 +56,7 @@ export interface HopContext {
 interface Held {
   readonly connection: ClientConnection;
   readonly identity: TlsIdentity;
-  readonly tenure: Tenure | undefined;
+  readonly tenure: HopTenure | undefined;
   usedAtMs: number;
   cancelEnd: () => void;
 }

@@ -122,7 +122,10 @@ export interface ClientConnection {
 
 export interface ServerConnection {
   readonly exchanges: number;
-  /** Says goodbye (GOAWAY, Connection: close), lets what is under way end (at most `withinMs`), then closes. */
+  /**
+   * Says goodbye (GOAWAY, Connection: close), lets what is under way end (at most `withinMs`), then closes. Called again: the
+   * last time counts.
+   */
   drain(withinMs: number): void;
   destroy(because: string): void;
 }

@@ -120,9 +120,12 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
   }
 
   drain(withinMs: number): void {
-    if (this.#closing) return;
-    this.#closing = true;
-    if (this.#current === undefined && this.#parser.idle) return this.#shut();
+    if (this.#cancelDrain === undefined) {
+      if (this.#closing) return;
+      this.#closing = true;
+      if (this.#current === undefined && this.#parser.idle) return this.#shut();
+    }
+    this.#cancelDrain?.();
     this.#cancelDrain = this.#context.clock.after(withinMs, () => this.destroy("draining took too long"));
   }
 

@@ -525,6 +525,30 @@ describe("draining", () => {
     expect(atServer.closed).toEqual(["drained as long as allowed"]);
   });
 
+  test("a drain that is asked for again has the time of the last, at both ends", async () => {
+    for (const [first, last] of [
+      [5_000, 60_000],
+      [60_000, 5_000],
+    ] as const) {
+      const { client, server, atServer, atClient } = await bothEnds((exchange) => exchange.listen(new Heard()));
+      const { heard } = ask(client, get());
+      await turn();
+      for (const end of [server, client]) {
+        end.drain(first);
+        end.drain(last);
+      }
+      await turn();
+      atServer.clock.advance(last - 1);
+      atClient.clock.advance(last - 1);
+      await turn();
+      expect([atServer.closed, atClient.closed, heard.loss]).toEqual([[], [], undefined]);
+      atServer.clock.advance(1);
+      expect(atServer.closed).toEqual(["drained as long as allowed"]);
+      atClient.clock.advance(1);
+      expect(atClient.closed).toHaveLength(1);
+    }
+  });
+
   test("no request is lost when a server drains under load", async () => {
     const { client, server } = await bothEnds(echo);
     const all: Heard[] = [];

@@ -8,7 +8,7 @@ import { Alarms, coarseWheel } from "../../src/proxy/alarms.ts";
 import { Audits } from "../../src/proxy/audits.ts";
 import { Discovery } from "../../src/proxy/discovery.ts";
 import { Labels } from "../../src/proxy/headers.ts";
-import type { Dial, HopEvents, HopTarget } from "../../src/proxy/hop.ts";
+import type { Dial, HopEvents, HopTarget, HopTenure } from "../../src/proxy/hop.ts";
 import { TokenVerifier } from "../../src/proxy/jwt.ts";
 import { Meters } from "../../src/proxy/meters.ts";
 import { proxyOptions } from "../../src/proxy/options.ts";
@@ -97,6 +97,8 @@ export interface OutboundBench {
   /** How dials end; connected by default. */
   dialling: (target: HopTarget) => Promise<Refusal | undefined> | Refusal | undefined;
   asking: (service: string) => Promise<ServiceView | null>;
+  /** The tenure of a connection that is made; none by default. */
+  tenureOf?: (connection: FakeConnection) => HopTenure;
   publish(entries: readonly StateEntry[]): void;
   ask(asked?: Asked, listener?: OutboundListener): FakeServerExchange;
   /** Lets promises that are ready run. */
@@ -137,7 +139,9 @@ export function outboundBench(
     const connection = new FakeConnection();
     connection.onClosed = (because) => events.closed(because);
     opened.push({ target, identity, events, connection });
-    return { connection, peer: { notBeforeMs: clock.wallMs(), notAfterMs: clock.wallMs() + dayMs } };
+    const peer = { notBeforeMs: clock.wallMs(), notAfterMs: clock.wallMs() + dayMs };
+    const tenure = bench.tenureOf?.(connection);
+    return { connection, peer, ...(tenure === undefined ? {} : { tenure }) };
   };
   const verifier = new TokenVerifier({
     clock,
