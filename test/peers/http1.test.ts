@@ -1,4 +1,7 @@
+import { once } from "node:events";
 import { Agent, request, type IncomingMessage } from "node:http";
+import { connect, createServer } from "node:http2";
+import type { AddressInfo } from "node:net";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { makeTestPki } from "../support/pki.ts";
 import { ok, RawPeer, RawRoutee } from "../support/raw-routee.ts";
@@ -154,6 +157,49 @@ test.each<[string, string[]]>([
   expect(fieldsOf(text)).toEqual([...lines, "Content-Length: 2"]);
   // Said once on the hop, and nowhere else.
   expect(routee.text + text).not.toMatch(/hauberk-case/i);
+});
+
+test("names cross one sidecar as they were written, where a peer speaks HTTP/1.1 to it", async () => {
+  routee.answer = () => ok("ok", "ETag: x\r\nx-low: 1\r\n");
+  const peer = new RawPeer(await dialInbound(mesh, "web", "http/1.1"));
+  clients.push(peer);
+  peer.send(get("/", "SOAPAction: y\r\nx-low: 1\r\n"));
+  const text = await peer.until((seen) => seen.endsWith("ok"));
+  expect(fieldsOf(routee.text)).toEqual(["Host: orders", "SOAPAction: y", "x-low: 1"]);
+  expect(fieldsOf(text)).toEqual(["ETag: x", "x-low: 1", "Content-Length: 2"]);
+});
+
+test.each(["a workload", "a peer"])("%s that speaks HTTP/2 is told nothing of case", async (who) => {
+  routee.answer = () => ok("ok", "ETag: x\r\n");
+  const socket = who === "a peer" ? await dialInbound(mesh, "web", "h2") : undefined;
+  const url = `http://127.0.0.1:${mesh.web.proxy.outboundPort}`;
+  const session = socket === undefined ? connect(url) : connect(url, { createConnection: () => socket });
+  const stream = session.request({ ":authority": "orders", ":path": "/", via: "1.1 other" });
+  const [headers] = (await once(stream, "response")) as [Record<string, string>];
+  expect(headers).toMatchObject({ ":status": 200, etag: "x" });
+  expect(Object.keys(headers).filter((name) => name.startsWith("x-hauberk"))).toEqual([]);
+  session.destroy();
+});
+
+test("a routee that speaks HTTP/2 gets lower case, and its answer arrives in lower case", async () => {
+  const seen: string[] = [];
+  const server = createServer((received, response) => {
+    seen.push(...Object.keys(received.headers));
+    response.setHeader("ETag", "x").end("ok");
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const other = await twoProxies(mesh.pki, { routee: (server.address() as AddressInfo).port, protocol: "h2" });
+  try {
+    const peer = RawPeer.to(other.web.proxy.outboundPort);
+    clients.push(peer);
+    const text = await peer.send(get("/", "SOAPAction: y\r\nX-A: 1\r\n")).until((so) => so.endsWith("\r\n0\r\n\r\n"));
+    expect(text).toMatch(/^HTTP\/1.1 200 OK\r\netag: x\r\n/);
+    expect(seen).toEqual(expect.arrayContaining(["soapaction", "x-a"]));
+  } finally {
+    await other.end();
+    server.close();
+  }
 });
 
 test("what a workload or a routee says of spelling itself is not believed", async () => {
