@@ -220,7 +220,7 @@ export class Http2Output {
   }
 
   #writeNext(): void {
-    this.#socket.write(this.#next.shift() as Buffer, this.#written);
+    this.#socket.write(this.#next.shift(), this.#written);
   }
 
   readonly #written = (error?: Error | null): void => {

@@ -1,6 +1,7 @@
 import * as frames from "../http/http2/frames.ts";
 import type { Fields } from "../http/message.ts";
 import { noChunks } from "./http2-stream.ts";
+import { copyLent, dropCopy, isCopy } from "./segments.ts";
 import type { Http2Core, Http2Stream } from "./http2-stream.ts";
 
 /** Sent data lets a peer send so many cheap frames more: it answers data with window updates and PINGs. */
@@ -36,7 +37,7 @@ export class Http2Sending {
     if (length === 0) return !stream.wantsDrain;
     if (stream.queue === noChunks) stream.queue = [];
     const rest = sent === 0 ? chunk : chunk.subarray(sent);
-    stream.queue.push(lent ? Buffer.from(rest) : rest);
+    stream.queue.push(lent ? copyLent(rest) : rest);
     stream.queued += length - sent;
     stream.wantsDrain = true;
     if (stream.sendWindow > 0) this.#ready.add(stream);
@@ -78,10 +79,15 @@ export class Http2Sending {
       // Deleted and added again it comes last: the iteration goes round until nothing moves.
       this.#ready.delete(stream);
       const chunk = stream.queue[0] as Buffer;
-      const sent = this.#frameData(stream, chunk, Math.min(chunk.length, frames.PAYLOAD_MAX));
+      // A copy of ours is copied on, and free: it is used again before this frame has left.
+      const ours = isCopy(chunk);
+      const sent = this.#frameData(stream, chunk, Math.min(chunk.length, frames.PAYLOAD_MAX), ours);
       stream.queued -= sent;
-      if (sent === chunk.length) stream.queue.shift();
-      else stream.queue[0] = chunk.subarray(sent);
+      if (sent < chunk.length) stream.queue[0] = chunk.subarray(sent);
+      else {
+        stream.queue.shift();
+        if (ours) dropCopy(chunk);
+      }
       if (stream.queued > 0) {
         if (stream.sendWindow > 0) this.#ready.add(stream);
       } else if (stream.ending) {
@@ -145,6 +151,7 @@ export class Http2Sending {
   /** The stream has ended: nothing that it still holds is sent. */
   drop(stream: Http2Stream): void {
     this.#ready.delete(stream);
+    for (const chunk of stream.queue) dropCopy(chunk);
     stream.queue = noChunks;
     stream.queued = 0;
   }
