@@ -185,7 +185,8 @@ test("a routee that speaks HTTP/2 gets lower case, and its answer arrives in low
   const seen: string[] = [];
   const server = createServer((received, response) => {
     seen.push(...Object.keys(received.headers));
-    response.setHeader("ETag", "x").end("ok");
+    response.setHeader("ETag", "x");
+    response.end("ok");
   });
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
