@@ -54,8 +54,8 @@ export interface ProofTerms {
 }
 
 /**
- * A renewal is one proof; what is above this was never meant well. Each costs its receiver two or three signatures'
- * verification, under half a millisecond.
+ * A renewal is one proof; what is above this was never meant well. Each costs its receiver two signatures' verification and
+ * the reading of a key, about a millisecond: less than the handshake that the sender paid for.
  */
 const proofsMax = 8;
 const proofsPerSecond = 1;
@@ -68,8 +68,9 @@ const counterMax = 0xffff_ffff;
  */
 export class InBandProof implements ProofExchange {
   readonly #terms: ProofTerms;
-  readonly #allowance: Allowance;
-  readonly #exporters: { client?: Buffer; server?: Buffer } = {};
+  /** Made with the first proof that comes: most connections never see one. */
+  #allowance: Allowance | undefined = undefined;
+  #exporters: { client?: Buffer; server?: Buffer } | undefined = undefined;
   #wire: ProofWire | undefined = undefined;
   #sent = 0;
   #underWay: TlsIdentity | undefined = undefined;
@@ -78,7 +79,6 @@ export class InBandProof implements ProofExchange {
 
   constructor(terms: ProofTerms) {
     this.#terms = terms;
-    this.#allowance = new Allowance(proofsMax, proofsPerSecond, terms.clock);
   }
 
   /** Whether the peer takes proofs. */
@@ -136,6 +136,7 @@ export class InBandProof implements ProofExchange {
   /** What is cheap is looked at first. */
   #judge(payload: Buffer): Refusal | undefined {
     const { clock, trustDomain, expect } = this.#terms;
+    this.#allowance ??= new Allowance(proofsMax, proofsPerSecond, clock);
     if (!this.#allowance.spend(1, clock)) return refused("there are too many");
     const proof = readProof(payload);
     if (isRefusal(proof)) return proof;
@@ -168,6 +169,7 @@ export class InBandProof implements ProofExchange {
 
   /** Exported once for each role: it never changes while the connection lives. */
   #binding(role: ProofRole): Omit<ProofBinding, "counter"> {
+    this.#exporters ??= {};
     const exporter = (this.#exporters[role] ??= this.#terms.exporter(exporterLabel(role)));
     return { role, trustDomain: this.#terms.trustDomain, exporter };
   }
