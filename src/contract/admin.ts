@@ -90,6 +90,8 @@ export interface SidecarRow {
   readonly name: string | null;
   readonly id: string;
   readonly release: string;
+  /** Processes that carry its traffic. */
+  readonly workers: number;
   readonly remoteAddress: string;
   readonly connectedAtMs: number;
   /** The version that was last sent to it; null before the first. */

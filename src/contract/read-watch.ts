@@ -106,7 +106,7 @@ const up: Reader<Up> = tagged<Up>("type", {
       registration: nullable(registration),
       subscriptions,
     },
-    { name: text(63, /^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/, "an instance's name") },
+    { name: text(63, /^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/, "an instance's name"), workers: integer(1, 1_024) },
   ),
   register: object({ type: oneOf("register"), registration: nullable(registration) }),
   subscribe: object({ type: oneOf("subscribe"), service: serviceKeyText }),

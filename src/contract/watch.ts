@@ -95,6 +95,8 @@ export type Up =
       readonly release: string;
       /** What its owner calls this instance (`--instance`), for lists that people read; grants nothing. */
       readonly name?: string;
+      /** Processes that carry its traffic; absent: one. */
+      readonly workers?: number;
       /** The last good version, for `hauberk services`. */
       readonly version: Version | null;
       readonly registration: Registration | null;

@@ -167,6 +167,7 @@ function addServices(app: AdminApp, { authority, registry, hub }: AdminContext):
         name: stream.name,
         id: stream.peer.id.text,
         release: stream.release,
+        workers: stream.workers,
         remoteAddress: stream.peer.remoteAddress,
         connectedAtMs: stream.openedAtMs,
         sent: stream.sent,

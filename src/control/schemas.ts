@@ -88,6 +88,7 @@ export const services = z.object({
       name: z.string().nullable(),
       id: z.string(),
       release: z.string(),
+      workers: z.number(),
       remoteAddress: z.string(),
       connectedAtMs: moment,
       sent: version.nullable(),

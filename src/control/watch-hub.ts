@@ -145,6 +145,7 @@ export class WatchHub {
     if (hello.subscriptions.length > options.subscriptionsMax) return stream.refuse(tooMany(options.subscriptionsMax));
     stream.release = hello.release;
     stream.name = hello.name ?? null;
+    stream.workers = hello.workers ?? 1;
     stream.slot = this.#slots++ % ticksPerPing;
     // What the sidecar runs until it has taken what it is told now: its own last good state.
     stream.acknowledged = hello.version;

@@ -28,6 +28,8 @@ export class WatchStream {
   release = "";
   /** What its owner calls the instance; null where it was not said. */
   name: string | null = null;
+  /** Processes that carry the sidecar's traffic. */
+  workers = 1;
   /** Spreads the pings of all streams. */
   slot = 0;
   /** False until the hello was answered. */

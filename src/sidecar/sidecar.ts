@@ -168,6 +168,7 @@ export class Sidecar {
       options: context.options.sidecar,
       release: context.release,
       name: context.name,
+      workers: context.workers?.count ?? 1,
       initial: made.initial.state,
       accept: (state) => this.#accept(state),
     });

@@ -4,8 +4,8 @@ import type { RouteePort, Version } from "../contract/watch.ts";
 export interface SidecarStatus {
   readonly release: string;
   readonly pid: number;
-  /** How many processes carry the traffic; 1: the sidecar itself does. */
-  readonly workers: { readonly wanted: number; readonly running: number };
+  /** How many processes carry the traffic; 1: the sidecar itself does, as one of a release before workers. */
+  readonly workers?: { readonly wanted: number; readonly running: number };
   readonly service: string;
   readonly instance: string;
   /** SPIFFE ID, or null where there is no valid certificate. */

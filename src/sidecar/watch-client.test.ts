@@ -46,6 +46,7 @@ function setUp(use: { reachable?: boolean; accept?: (state: WatchState) => void;
     options,
     release: "0.0.0",
     name: "blue",
+    workers: 2,
     initial: nothingYet,
     accept: use.accept ?? (() => undefined),
   });
@@ -67,7 +68,13 @@ test("a stream starts with hello, and a full state is acknowledged", async () =>
   const { streams, client } = setUp();
   client.start();
   await settled();
-  expect(streams[0]?.sent[0]).toMatchObject({ type: "hello", name: "blue", version: null, registration: null });
+  expect(streams[0]?.sent[0]).toMatchObject({
+    type: "hello",
+    name: "blue",
+    workers: 2,
+    version: null,
+    registration: null,
+  });
   streams[0]?.events.down(full(1));
   expect(streams[0]?.sent[1]).toEqual({ type: "ack", version: { epoch: "e", counter: 1 } });
   expect(client.connected.read()).toBe(true);

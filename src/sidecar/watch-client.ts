@@ -32,6 +32,8 @@ export interface WatchContext {
   readonly release: string;
   /** `--instance`, for lists that people read. */
   readonly name: string;
+  /** Processes that carry the traffic. */
+  readonly workers: number;
   /** From the last good snapshot, or nothing yet. */
   readonly initial: WatchState;
   /** Makes a state count; throws where it cannot be used, and then the state before it stays. */
@@ -175,6 +177,7 @@ export class WatchClient {
       protocol: 1,
       release: this.#context.release,
       name: this.#context.name,
+      ...(this.#context.workers === 1 ? {} : { workers: this.#context.workers }),
       version: this.#state.version ?? null,
       registration: this.#registration,
       subscriptions: [...this.#subscriptions],

@@ -190,9 +190,16 @@ test("run with workers gives the program's exit code and leaves nothing behind",
   expect(done, done.err).toMatchObject({ code: 7 });
 });
 
-test("status says how many workers run, and a sidecar that is killed takes its workers along", async () => {
+test("status, check and services say how many workers run, and a sidecar that is killed takes its workers along", async () => {
   const { body } = await ask({ socketPath: String(web.ready["admin"]), path: "/status" });
   expect(JSON.parse(body)).toMatchObject({ workers: { wanted: 2, running: 2 } });
+  const { sidecars } = await mesh.json<{ sidecars: { id: string; workers: number }[] }>([
+    "services",
+    ...mesh.controlFlag,
+  ]);
+  expect(sidecars.find(({ id }) => id.endsWith("/sa/web"))?.workers).toBe(2);
+  const check = await mesh.run(["check", ...mesh.controlFlag]);
+  expect(check.out).toContain(`the sidecar of web.default (pid ${web.pid}) runs 2 workers`);
   const workers = await workersOf(web);
   expect(workers).toHaveLength(2);
   await web.kill("SIGKILL");

@@ -200,6 +200,17 @@ function localFindings(status: SidecarStatus): Finding[] {
           hint: "It serves from its last good snapshot; start the control plane, or check the network",
         },
   ];
+  const { wanted, running } = status.workers ?? { wanted: 1, running: 1 };
+  if (wanted > 1)
+    findings.push(
+      running === wanted
+        ? { good: true, what: `${name} runs ${wanted} workers` }
+        : {
+            good: false,
+            what: `${name} runs ${running} of ${wanted} workers`,
+            hint: "One that ended is started anew: read its log for the reason",
+          },
+    );
   if (status.ports.length > 0 && !status.healthy)
     findings.push({
       good: false,

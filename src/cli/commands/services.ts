@@ -49,10 +49,15 @@ function sidecars(answer: ServicesAnswer): string {
     sidecar.name ?? "-",
     sidecar.instance,
     sidecar.release,
+    String(sidecar.workers),
     sidecar.acknowledged === null ? "none yet" : text(sidecar.acknowledged),
     sidecar.rejected === null ? "" : `rejected ${text(sidecar.rejected.version)}: ${sidecar.rejected.because}`,
   ]);
-  return table(["SIDECAR", "NAME", "INSTANCE", "RELEASE", "RUNS VERSION", "NOTE"], rows, "No sidecars are connected");
+  return table(
+    ["SIDECAR", "NAME", "INSTANCE", "RELEASE", "WORKERS", "RUNS VERSION", "NOTE"],
+    rows,
+    "No sidecars are connected",
+  );
 }
 
 function text(version: Version): string {
