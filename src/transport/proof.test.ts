@@ -326,6 +326,20 @@ describe("when the roots change", () => {
     expect([client.socket.destroyed, client.heard.loss]).toEqual([false, undefined]);
   });
 
+  test("and stays if the roots under which it stands come back within that time", async () => {
+    const { clock, server, client, first } = await bothOurs();
+    client.identity.publish(widened(first.client));
+    for (const roots of [others.root, pki.root]) {
+      server.identity.publish(narrowed(first.server, roots));
+      server.listener.rejudge(5_000);
+      await quiet();
+      clock.advance(4_000);
+    }
+    clock.advance(30 * 60_000);
+    await quiet();
+    expect([server.ended(), client.heard.loss, server.steps]).toEqual([undefined, undefined, []]);
+  });
+
   test("what is under way with a peer that stands goes on, and nothing new begins", async () => {
     const { clock, client, first } = await bothOurs();
     client.identity.publish(widened(first.client));

@@ -135,6 +135,8 @@ export class Tenure {
     if (isRefusal(judged)) {
       this.#state = "suspect";
       this.#drainWithin(withinMs);
+    } else {
+      this.#stands();
     }
     this.retire();
   }
@@ -165,11 +167,16 @@ export class Tenure {
 
   #peerProven(chain: readonly Certificate[]): void {
     this.peer.renew(chain);
-    if (this.#state === "suspect") {
-      this.#state = "retired";
-      this.#life.relieve();
-    }
+    this.#stands();
     this.#moved();
+  }
+
+  /** The peer's chain was judged under the roots of today, and is good. */
+  #stands(): void {
+    if (this.#state !== "suspect") return;
+    this.#state = "retired";
+    this.#life.relieve();
+    this.#drainToTheEnd();
   }
 
   #ownProven({ chain, generation, issuedAtMs, notAfterMs }: TlsIdentity): void {
