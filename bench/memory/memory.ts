@@ -9,7 +9,7 @@ import {
   type Cost,
 } from "./measure.ts";
 
-/** `node bench/memory/memory.ts [--connections N] [--tls N] [--bodies N]`: what connections and stuck bodies cost a sidecar. */
+/** `node_modules/.bin/node bench/memory/memory.ts [--connections N] [--tls N] [--bodies N]`: what connections and stuck bodies cost a sidecar. */
 const { values } = parseArgs({
   options: { connections: { type: "string" }, tls: { type: "string" }, bodies: { type: "string" } },
 });
