@@ -259,7 +259,7 @@ export async function attackServer(
 }
 
 /** An attacker's server for one client of ours. */
-export async function attackingServer(
+async function attackingServer(
   identity: TlsIdentity,
   around: { closers: Closers; settings?: Buffer },
 ): Promise<{ port: number; attacker: Promise<Attacker> }> {
