@@ -204,6 +204,11 @@ export abstract class Carry extends Alarm implements BodyEvents {
     return this.#whole;
   }
 
+  /** How long the sidecar itself waits for a head. A gRPC call has its deadline from its caller, and without one it has none. */
+  protected get ownLimitMs(): number {
+    return this.notes.grpc ? Infinity : this.shared.options.requestTimeoutMs;
+  }
+
   /** Whether all that the request waits for is its answer: the own deadline counts from here. */
   protected get answerIsDue(): boolean {
     return this.#requestEnded || this.tunnels;

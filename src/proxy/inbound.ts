@@ -296,10 +296,10 @@ class InboundCall extends Carry implements Call {
   }
 
   #setDeadline(nowMs: number): void {
-    const { requestTimeoutMs } = this.#context.options;
+    const { ownLimitMs } = this;
     const { timeoutMs } = this.notes;
-    const callersMs = timeoutMs === undefined ? Infinity : this.startedMs + Math.min(timeoutMs, requestTimeoutMs);
-    const deadlineMs = Math.min(callersMs, this.answerIsDue ? nowMs + requestTimeoutMs : Infinity);
+    const callersMs = timeoutMs === undefined ? Infinity : this.startedMs + Math.min(timeoutMs, ownLimitMs);
+    const deadlineMs = Math.min(callersMs, this.answerIsDue ? nowMs + ownLimitMs : Infinity);
     if (deadlineMs !== Infinity) this.#context.alarms.set(this, deadlineMs);
   }
 

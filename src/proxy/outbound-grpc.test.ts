@@ -52,6 +52,17 @@ function breakers(bench: OutboundBench): string[] {
   return bench.context.upstreams.of(service).endpoints.map(({ breaker }) => breaker.state);
 }
 
+test("a call waits for as long as its caller does: without grpc-timeout for ever, with one until then; HTTP has the sidecar's limit", async () => {
+  const bench = await ready();
+  const forever = call(bench);
+  const minute = call(bench, ["grpc-timeout", "60S"]);
+  const http = bench.ask({ method: "GET" });
+  bench.clock.advance(bench.context.options.requestTimeoutMs + 1_000);
+  expect([statusOf(forever), statusOf(minute), http.answer?.status]).toEqual([undefined, undefined, 504]);
+  bench.clock.advance(60_000);
+  expect([statusOf(forever), statusOf(minute)]).toEqual([undefined, "4"]);
+});
+
 test("what a sidecar says was not processed is sent again; what a routee says in the same status is not", async () => {
   for (const [more, times] of [
     [["x-hauberk-code", "CONNECT_FAILED"], 2],

@@ -476,10 +476,10 @@ class OutboundCall extends Carry implements Call, Waiter, Wanted {
 
   /** The own limit counts from the end of the request, so that an upload or a stream is not cut; the caller's from its start. */
   #setDeadline(nowMs: number): void {
-    const { requestTimeoutMs } = this.#context.options;
+    const { ownLimitMs } = this;
     const { timeoutMs } = this.notes;
-    const callersMs = timeoutMs === undefined ? Infinity : this.startedMs + Math.min(timeoutMs, requestTimeoutMs);
-    this.#deadlineMs = Math.min(callersMs, this.answerIsDue ? nowMs + requestTimeoutMs : Infinity);
+    const callersMs = timeoutMs === undefined ? Infinity : this.startedMs + Math.min(timeoutMs, ownLimitMs);
+    this.#deadlineMs = Math.min(callersMs, this.answerIsDue ? nowMs + ownLimitMs : Infinity);
     if (this.#deadlineMs !== Infinity) this.#context.alarms.set(this, this.#deadlineMs);
   }
 
