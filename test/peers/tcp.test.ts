@@ -1,14 +1,18 @@
+import { execFile } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer as createHttpServer, type Server as HttpServer } from "node:http";
+import { connect as connectHttp2 } from "node:http2";
 import { connect, createServer, type AddressInfo, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import { credentials, makeGenericClientConstructor, Server as GrpcServer, ServerCredentials } from "@grpc/grpc-js";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
+import { toPem } from "../../src/x509/pem.ts";
 import { eventually } from "../support/mesh.ts";
 import { makeTestPki, type TestPki } from "../support/pki.ts";
-import { twoProxies, webMay, type TwoProxies } from "../support/two-proxies.ts";
+import { idText, twoProxies, webMay, type TwoProxies } from "../support/two-proxies.ts";
 
 /** Raw TCP through two sidecars, over real sockets: what a program sees that speaks its own protocol. */
 let pki: TestPki;
@@ -21,6 +25,7 @@ let tcp: Server;
 let serve: (socket: Socket) => void;
 let arrivals = 0;
 const clients: Socket[] = [];
+const run = promisify(execFile);
 const at = (name: string): string => join(folder, `${name}.sock`);
 const portOf = (server: { address(): unknown }): number => (server.address() as AddressInfo).port;
 
@@ -241,6 +246,67 @@ test("a drain lets a tunnel live until its time is over", async () => {
   await drained;
   if (!over) await once(client, "end");
   await second.end();
+});
+
+/** A tunnel to `authority` from a peer that holds an SVID and is no sidecar; its status, and what an echo gives back. */
+async function foreignTunnel(service: string, authority: string): Promise<{ status: number; echoed: string }> {
+  const identity = pki.issue(idText(service));
+  const session = connectHttp2(`https://127.0.0.1:${mesh.orders.proxy.inboundPort}`, {
+    ca: toPem("CERTIFICATE", pki.root.der),
+    cert: identity.chain.map(({ der }) => toPem("CERTIFICATE", der)).join(""),
+    key: identity.key.export({ type: "pkcs8", format: "pem" }),
+    servername: "orders.default.mesh",
+  });
+  const stream = session.request({ ":method": "CONNECT", ":authority": authority }, { endStream: false });
+  const [fields] = (await once(stream, "response")) as [{ ":status": number }];
+  stream.end("abc");
+  let echoed = "";
+  for await (const chunk of stream) echoed += String(chunk);
+  session.close();
+  return { status: fields[":status"], echoed };
+}
+
+test("a peer with an SVID and no sidecar opens a tunnel to a declared TCP port, and to nothing else", async () => {
+  serve = echo;
+  const host = "orders.default.mesh";
+  expect(await foreignTunnel("web", `${host}:${portOf(tcp)}`)).toEqual({ status: 200, echoed: "abc" });
+  arrivals = 0;
+  for (const authority of [
+    `${host}:${portOf(http)}`,
+    `${host}:${mesh.orders.proxy.inboundPort}`,
+    `${host}:22`,
+    `127.0.0.1:${portOf(tcp)}`,
+    `localhost:${portOf(tcp)}`,
+    `[::1]:${portOf(tcp)}`,
+    `169.254.169.254:80`,
+    `ledger:${portOf(tcp)}`,
+  ]) {
+    const { status, echoed } = await foreignTunnel("web", authority);
+    expect({ authority, status }).toEqual({ authority, status: 421 });
+    expect(echoed).toContain("NOT_IN_MESH");
+  }
+  const stranger = await foreignTunnel("billing", `${host}:${portOf(tcp)}`);
+  expect([stranger.status, stranger.echoed.includes("SERVICE_UNKNOWN")]).toEqual([404, true]);
+  expect(arrivals).toBe(0);
+});
+
+test("curl with an SVID goes through the inbound listener as through a proxy, to a TCP port", async () => {
+  const identity = pki.issue(idText("web"));
+  const files = { "ca.crt": toPem("CERTIFICATE", pki.root.der), "web.crt": "", "web.key": "" };
+  files["web.crt"] = identity.chain.map(({ der }) => toPem("CERTIFICATE", der)).join("");
+  files["web.key"] = identity.key.export({ type: "pkcs8", format: "pem" });
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text, { mode: 0o600 });
+  serve = (socket) =>
+    socket.once("data", (head) => socket.end(`HTTP/1.0 200 OK\r\n\r\n${String(head).split("\r")[0]}`));
+  const { inboundPort } = mesh.orders.proxy;
+  const proxy = ["--proxytunnel", "--proxy", `https://orders.default.mesh:${inboundPort}`];
+  const tls = ["--proxy-cacert", "ca.crt", "--proxy-cert", "web.crt", "--proxy-key", "web.key"];
+  const resolve = ["--resolve", `orders.default.mesh:${inboundPort}:127.0.0.1`];
+  const url = `http://orders.default.mesh:${portOf(tcp)}/through`;
+  const { stdout } = await run("curl", ["--silent", "--max-time", "8", ...proxy, ...tls, ...resolve, url], {
+    cwd: folder,
+  });
+  expect(stdout).toBe("GET /through HTTP/1.1");
 });
 
 test("grpc-js, which goes through a proxy by CONNECT and speaks h2c inside, reaches its service", async () => {
