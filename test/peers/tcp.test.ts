@@ -150,6 +150,32 @@ test("8 MiB go through whole in each direction at once", async () => {
   expect(got).toBe(bytes);
 });
 
+test("eight clients that do not read stop their routees, and not a ninth on the same hop", async () => {
+  let written = 0;
+  const chunk = Buffer.alloc(65_536);
+  serve = (socket) => {
+    const pump = (): void => {
+      while (!socket.destroyed && socket.write(chunk)) written += chunk.length;
+    };
+    socket.on("drain", pump);
+    pump();
+  };
+  const stalled = Array.from({ length: 8 }, () => open("tcp").pause());
+  let last = -1;
+  await eventually("nobody writes any more", 10_000, async () => {
+    const before = written;
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    last = written;
+    return (before === written && written > 0) || undefined;
+  });
+  // Mostly in the kernel's buffers, of three sockets for each.
+  expect(last / stalled.length).toBeLessThan(16 * 1_048_576);
+  serve = echo;
+  const ninth = open("tcp");
+  ninth.write("still here");
+  expect(await untilText(ninth, "still here")).toBe("still here");
+});
+
 test("without a port the listener leads to the first that was registered, which is HTTP here", async () => {
   const client = open("first");
   client.end("GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
