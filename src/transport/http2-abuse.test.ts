@@ -205,6 +205,40 @@ test("a header block that does not become whole in time ends the connection", as
   expect(ends.closed).toEqual(["ENHANCE_YOUR_CALM: a header block that did not become whole in time"]);
 });
 
+test("a body that drips in and an answer that nobody reads are given up, and the connection goes on", async () => {
+  const losses: (string | undefined)[] = [];
+  const { peer, clock, ends } = rawToServer(
+    (exchange) => {
+      const heard = new Heard();
+      exchange.listen(heard);
+      void heard.over().then(() => losses.push(heard.loss?.because));
+      if (exchange.bodyless) {
+        exchange.respond({ status: 200, fields: [], bodyLength: -1 }, false);
+        exchange.write(Buffer.alloc(100_000));
+      }
+    },
+    {},
+    Buffer.concat([rawFrame(SETTINGS, 0, 0), rawFrame(SETTINGS, 1, 0)]),
+  );
+  peer.send(begun(1), request(3));
+  const alive = async (n: number): Promise<void> => {
+    peer.send(rawFrame(DATA, 0, 1, "00"), rawFrame(PING, 0, 0, `0${n}00000000000000`));
+    await peer.frame((frame) => frame.type === PING && frame.payload[0] === n);
+  };
+  await alive(1);
+  clock.advance(30_000);
+  await alive(2);
+  clock.advance(30_000);
+  await peer.frame((frame) => frame.type === RST_STREAM && frame.streamId === 1);
+  for (let n = 3; n < 9; n++) {
+    await alive(n);
+    clock.advance(60_000);
+  }
+  await peer.frame((frame) => frame.type === RST_STREAM && frame.streamId === 3);
+  expect(losses).toEqual(["the client sends its body too slowly", "the client does not read its answer"]);
+  expect(ends.closed).toEqual([]);
+});
+
 test("a silent connection is asked whether it lives, and ends when it does not answer", async () => {
   const { peer, clock, ends } = rawToServer(
     echo,

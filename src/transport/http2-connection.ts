@@ -497,7 +497,12 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
     this.output.ping(false, keepAlivePing, 0);
   }
 
+  /** Called with each tick of the keep-alive. */
+  protected look(): void {}
+
   #keepAlive(): void {
+    this.look();
+    if (this.over) return;
     if (this.#heard || this.#cancelPingAck !== undefined) {
       this.#heard = false;
       return;

@@ -135,4 +135,18 @@ export const http2Options = {
     max: 16_777_216,
     why: "Above this much unsent, bodies wait with their senders; below it the socket would run dry between two turns.",
   },
+  bodyBytesPerSecond: {
+    env: "HAUBERK_HTTP2_BODY_BYTES_PER_SECOND",
+    default: 64,
+    min: 0,
+    max: 1_000_000,
+    why: "A body that drips in holds a routee's worker; measured from one keep-alive tick to the next, until the answer begins. 0 switches it off.",
+  },
+  stallMs: {
+    env: "HAUBERK_HTTP2_STALL_MS",
+    default: 300_000,
+    min: 1_000,
+    max: 3_600_000,
+    why: "A client that takes nothing of its answer, or sends nothing of a gRPC call, for so long has left it.",
+  },
 } as const satisfies OptionTable;

@@ -95,6 +95,7 @@ export class Http2Receiving {
         return;
       }
     }
+    stream.arrived += length;
     stream.unconsumed += length;
     if (lent) tellLent(stream.events, piece);
     else stream.events.data(piece);

@@ -12,6 +12,7 @@ import type { BodyEvents } from "./exchange.ts";
 import { RESET_BY_US } from "./http2-closed-streams.ts";
 import { Http2Connection } from "./http2-connection.ts";
 import type { Http2Context } from "./http2-context.ts";
+import { Slowness } from "./http2-slowness.ts";
 import { Http2Stream } from "./http2-stream.ts";
 
 /** Between the two GOAWAY frames of a drain: one round trip, or this. */
@@ -46,6 +47,8 @@ class Http2ServerStream extends Http2Stream implements ServerExchange {
   opened = false;
   /** Work that goes on after the stream. */
   holds = 0;
+  /** From the first look on. */
+  slowness: Slowness | undefined = undefined;
 
   constructor(server: Http2Server, id: number, head: RequestHead, bodyless: boolean) {
     super(server, id, { windows: server.windows(), tunnel: asksForTunnel(head) });
@@ -254,6 +257,20 @@ class Http2Server extends Http2Connection implements ServerConnection {
       const because = `a bug: ${messageOf(thrown)}`;
       this.reset(stream, frames.INTERNAL_ERROR);
       stream.events.aborted({ kind: "lost", because });
+    }
+  }
+
+  /** Gives up what its client keeps open without moving it. */
+  protected override look(): void {
+    const { pingMs, bodyBytesPerSecond, stallMs } = this.context.options;
+    for (const stream of this.streams.values() as Iterable<Http2ServerStream>) {
+      if (this.over) return;
+      stream.slowness ??= new Slowness();
+      const because = stream.slowness.look(stream, pingMs, { bodyBytesPerSecond, stallMs });
+      if (because === undefined) continue;
+      this.reset(stream, frames.ENHANCE_YOUR_CALM);
+      stream.events.aborted({ kind: "cancelled", because });
+      this.billReset();
     }
   }
 

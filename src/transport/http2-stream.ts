@@ -43,6 +43,8 @@ export abstract class Http2Stream {
   /** What the peer lets us send, and what we let the peer send. */
   sendWindow: number;
   receiveWindow: number;
+  /** Bytes of body that have come. */
+  arrived = 0;
   /** Handed up and not consumed. */
   unconsumed = 0;
   /** Consumed and not yet given back to the peer. */
