@@ -1,6 +1,6 @@
 import { createPrivateKey } from "node:crypto";
 import { failures, HauberkError, isRefusal, type FailureCode, type Refusal } from "../base/errors.ts";
-import { parseSpiffeId, type ServiceName } from "../base/spiffe-id.ts";
+import { parseSpiffeId } from "../base/spiffe-id.ts";
 import { serviceKeyText } from "../contract/read-watch.ts";
 import {
   flag,
@@ -16,10 +16,9 @@ import {
   wrong,
   type Reader,
 } from "../contract/shape.ts";
-import type { RouteePort, ServiceView, StateEntry } from "../contract/watch.ts";
+import type { ServiceView, StateEntry } from "../contract/watch.ts";
 import type { ProxyDescription } from "../proxy/description.ts";
-import type { PlainAddress } from "../proxy/plain-listener.ts";
-import type { ProxyOptions } from "../proxy/proxy.ts";
+import type { ProxyContext } from "../proxy/proxy.ts";
 import type { LogLevel } from "../telemetry/log.ts";
 import { setsMaxDefault, type FamilyView } from "../telemetry/metric-view.ts";
 import { readCertificate, type Certificate } from "../x509/certificate.ts";
@@ -44,25 +43,30 @@ export interface WireIdentity {
   readonly generation: number;
 }
 
+/** What stands in a proxy's context and is no plain data: a worker has its own. */
+export type NotPlain =
+  | "identity"
+  | "snapshot"
+  | "ask"
+  | "clock"
+  | "random"
+  | "log"
+  | "metrics"
+  | "access"
+  | "dial"
+  | "shared";
+
+/** The plain data of a proxy's context, all of it, whatever may be added to it. */
+export type ProxySettings = Omit<ProxyContext, NotPlain>;
+
 /** All that a worker never sees change. */
 export interface WorkerSettings {
   /** Counted from 1; stands on its log lines. */
   readonly worker: number;
-  readonly service: ServiceName;
-  readonly trustDomain: string;
-  readonly egress: readonly string[];
-  readonly routee: { readonly host: string; readonly ports: readonly RouteePort[] };
-  readonly inbound: { readonly host: string; readonly port: number } | null;
-  readonly outbound: { readonly address: PlainAddress; readonly secret: string | null } | null;
-  readonly to: readonly {
-    readonly service: ServiceName;
-    readonly port?: number | undefined;
-    readonly address: PlainAddress;
-  }[];
   readonly accessLog: boolean;
   readonly logLevel: LogLevel;
-  /** Its share of each limit. */
-  readonly options: ProxyOptions;
+  /** With the ports that all workers share, and this one's share of each limit. */
+  readonly proxy: ProxySettings;
 }
 
 export type ToWorker =

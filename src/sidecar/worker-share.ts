@@ -24,6 +24,10 @@ export function shareOf(options: ProxyOptions, workers: number): ProxyOptions {
       routeeQueueMax: share(http1.routeeQueueMax),
     },
     http2: { ...http2, routeeConnectionsMax: share(http2.routeeConnectionsMax) },
-    tls: { ...tls, tlsConnectionsMax: share(tls.tlsConnectionsMax) },
+    tls: {
+      ...tls,
+      tlsConnectionsMax: share(tls.tlsConnectionsMax),
+      handshakesPerAddressMax: share(tls.handshakesPerAddressMax),
+    },
   };
 }

@@ -76,18 +76,17 @@ class Worker {
     say: (message: FromWorker) => void,
   ) {
     const { clock, random } = context;
-    const { worker, service, routee, inbound, outbound, accessLog } = settings;
+    const { worker, accessLog, proxy } = settings;
     this.#context = context;
     this.#say = say;
-    this.#log = context.openLog(settings.logLevel, { program: "sidecar", service: serviceKey(service), worker });
+    this.#log = context.openLog(settings.logLevel, { program: "sidecar", service: serviceKey(proxy.service), worker });
     this.#logger = this.#log.logger;
     this.#entries = new Map(entries);
     this.#snapshot = new Published(buildSnapshot(this.#entries, emptySnapshot));
     this.#identity = new Published(identityOf(identity));
     this.#access = accessLog ? new AccessLog({ enabled: true, clock, sink: this.#log.raw, worker }) : undefined;
     this.#proxy = new Proxy({
-      service,
-      trustDomain: settings.trustDomain,
+      ...proxy,
       identity: this.#identity,
       snapshot: this.#snapshot,
       ask: (key) => this.#ask(key),
@@ -96,12 +95,6 @@ class Worker {
       log: this.#logger.child({ room: "proxy" }),
       metrics: this.#metrics,
       access: this.#access,
-      options: settings.options,
-      egress: settings.egress,
-      routee,
-      inbound: inbound ?? undefined,
-      outbound: outbound === null ? undefined : { address: outbound.address, secret: outbound.secret ?? undefined },
-      to: settings.to,
       shared: true,
     });
   }

@@ -71,7 +71,7 @@ class Player {
 
   get port(): number {
     const [start] = this.of("start");
-    return start?.settings.inbound?.port ?? 0;
+    return start?.settings.proxy.inbound?.port ?? 0;
   }
 
   of<T extends ToWorker["type"]>(type: T): Extract<ToWorker, { type: T }>[] {
@@ -117,7 +117,7 @@ function benchOf(more: { count?: number; ask?: Ask; prepare?: (player: Player) =
     inbound: { host: "127.0.0.1", port: 0 },
     to: [
       { service, address: { path: "/nowhere/orders.sock" } },
-      { service, address: { host: "127.0.0.1", port: 0 } },
+      { service, port: 6379, address: { host: "127.0.0.1", port: 0 }, origins: ["https://shop.example"] },
     ],
   };
   const workers = new Workers(context, {
@@ -153,12 +153,13 @@ test("every worker is told the same ports, its number and its share; a Unix sock
   const { one, two, workers } = await started();
   const [first, second] = [one, two].map((player) => player.of("start")[0]?.settings);
   expect([first?.worker, second?.worker]).toEqual([1, 2]);
-  expect(first?.inbound?.port).toBeGreaterThan(0);
-  expect(second?.inbound).toEqual(first?.inbound);
-  expect(first?.to).toHaveLength(2);
-  expect(second?.to).toEqual(first?.to.slice(1));
-  expect(workers.inboundPort).toBe(first?.inbound?.port);
-  expect(second?.options).toEqual(shareOf(options, 2));
+  expect(first?.proxy.inbound?.port).toBeGreaterThan(0);
+  expect(second?.proxy.inbound).toEqual(first?.proxy.inbound);
+  expect(first?.proxy.to).toHaveLength(2);
+  expect(second?.proxy.to).toEqual(first?.proxy.to.slice(1));
+  expect(second?.proxy.to).toMatchObject([{ service, port: 6379, origins: ["https://shop.example"] }]);
+  expect(workers.inboundPort).toBe(first?.proxy.inbound?.port);
+  expect(second?.proxy.options).toEqual(shareOf(options, 2));
 });
 
 test("limits are divided so that all workers together hold what one process would, and none is left without any", () => {
@@ -222,7 +223,7 @@ test("a worker that ends is replaced after a wait, knows what is true now, and t
   expect(players).toHaveLength(3);
   const start = players[2]?.of("start")[0];
   expect(start?.settings.worker).toBe(1);
-  expect(start?.settings.inbound?.port).toBe(two.port);
+  expect(start?.settings.proxy.inbound?.port).toBe(two.port);
   expect(start?.identity?.chain[0]).toBe(renewed.chain[0]?.der.toString("base64"));
   expect(two.of("start")).toHaveLength(1);
   expect(await metricsOf(workers)).toContain("hauberk_worker_restarts_total 1\n");

@@ -2,6 +2,7 @@ import { HauberkError, messageOf } from "../base/errors.ts";
 import type { OptionValues } from "../base/options.ts";
 import { Published } from "../base/published.ts";
 import { RouteeHealth, routeeCheck } from "../proxy/health.ts";
+import type { PlainAddress } from "../proxy/plain-listener.ts";
 import type { ProxyContext } from "../proxy/proxy.ts";
 import { backoffMs } from "../resilience/backoff.ts";
 import type { LogLevel } from "../telemetry/log.ts";
@@ -11,7 +12,7 @@ import type { DataPlane } from "./data-plane.ts";
 import type { sidecarOptions } from "./options.ts";
 import { claimPort, requireSharedPorts, type ClaimedPort } from "./shared-port.ts";
 import { mergeDescriptions } from "./worker-description.ts";
-import type { WorkerSettings } from "./worker-messages.ts";
+import type { NotPlain, ProxySettings } from "./worker-messages.ts";
 import { WorkerProcess, type Entries, type Spawned } from "./worker-process.ts";
 import { shareOf } from "./worker-share.ts";
 
@@ -65,7 +66,7 @@ export class Workers implements DataPlane {
   readonly #seats: readonly Seat[];
   readonly #restarts: Counter;
   readonly #silent: Counter;
-  #settings: Omit<WorkerSettings, "worker"> | undefined;
+  #settings: ProxySettings | undefined;
   #claims: ClaimedPort[] = [];
   #ports = { inboundPort: 0, outboundPort: 0 };
   /** What processes that are gone had counted. */
@@ -210,32 +211,21 @@ export class Workers implements DataPlane {
   }
 
   /** The sidecar chooses the ports, so that they are the same for all. */
-  async #claimPorts(): Promise<Omit<WorkerSettings, "worker">> {
-    const { service, trustDomain, egress, routee, inbound, outbound, to, options } = this.#context;
+  async #claimPorts(): Promise<ProxySettings> {
+    const { inbound, outbound, to, options } = this.#context;
     const claim = async (wanted: { host: string; port: number; orFree?: boolean }): Promise<PortAddress> => {
       const claimed = await claimPort(wanted);
       this.#claims.push(claimed);
       return { host: wanted.host, port: claimed.port };
     };
+    const claimPlain = (address: PlainAddress): PlainAddress | Promise<PlainAddress> =>
+      "path" in address ? address : claim(address);
     return {
-      service,
-      trustDomain,
-      egress,
-      routee: { host: routee.host, ports: routee.ports },
-      inbound: inbound === undefined ? null : await claim(inbound),
-      outbound:
-        outbound === undefined
-          ? null
-          : {
-              address: "path" in outbound.address ? outbound.address : await claim(outbound.address),
-              secret: outbound.secret ?? null,
-            },
-      to: await inOrder(to, async ({ service: called, address }) => ({
-        service: called,
-        address: "path" in address ? address : await claim(address),
-      })),
-      accessLog: this.#use.accessLog,
-      logLevel: this.#use.logLevel,
+      ...this.#context,
+      ...nothingOfOurs,
+      inbound: inbound === undefined ? undefined : await claim(inbound),
+      outbound: outbound === undefined ? undefined : { ...outbound, address: await claimPlain(outbound.address) },
+      to: await inOrder(to, async (one) => ({ ...one, address: await claimPlain(one.address) })),
       options: shareOf(options, this.#use.count),
     };
   }
@@ -243,13 +233,15 @@ export class Workers implements DataPlane {
   #open(seat: Seat): WorkerProcess {
     const { clock, log, ask, identity } = this.#context;
     const { worker } = seat;
-    const settings = { ...(this.#settings as Omit<WorkerSettings, "worker">), worker };
+    const { accessLog, logLevel, entries, options } = this.#use;
+    const proxy = this.#settings as ProxySettings;
     // A Unix socket cannot be shared: the first worker serves it.
-    const to = worker === 1 ? settings.to : settings.to.filter(({ address }) => !("path" in address));
+    const to = worker === 1 ? proxy.to : proxy.to.filter(({ address }) => !("path" in address));
+    const settings = { worker, accessLog, logLevel, proxy: { ...proxy, to } };
     const process = new WorkerProcess(
       this.#use.spawn(),
-      { settings: { ...settings, to }, identity: identity.read(), entries: this.#use.entries.read() },
-      { clock, log, ask, silenceMs: this.#use.options.workerSilenceMs },
+      { settings, identity: identity.read(), entries: entries.read() },
+      { clock, log, ask, silenceMs: options.workerSilenceMs },
     );
     seat.process = process;
     seat.counted = [];
@@ -316,6 +308,20 @@ export class Workers implements DataPlane {
     return this.#seats.filter((seat): seat is Seat & { process: WorkerProcess } => seat.process !== undefined);
   }
 }
+
+/** JSON leaves out what is undefined: of a proxy's context a worker gets what is plain data. */
+const nothingOfOurs = {
+  identity: undefined,
+  snapshot: undefined,
+  ask: undefined,
+  clock: undefined,
+  random: undefined,
+  log: undefined,
+  metrics: undefined,
+  access: undefined,
+  dial: undefined,
+  shared: undefined,
+} satisfies Record<NotPlain, undefined>;
 
 const requestsTotal = "hauberk_requests_total";
 

@@ -70,6 +70,8 @@ test("a sidecar holds under 80 MB with three services subscribed, and loads noth
   // As an import it costs 16 MB: see transport/node-http.ts.
   expect(loaded.split("\n")).not.toContain("node:http");
   expect(loaded).not.toMatch(/\/lib\/(storage|authority|registry|control)\//);
+  // One process pays nothing for several.
+  expect(loaded).not.toMatch(/\/lib\/(sidecar\/worker|sidecar\/shared-port|cli\/spawn-worker)/);
   await watched.kill("SIGTERM");
 
   const residentMb: number[] = [];
