@@ -15,7 +15,7 @@ import { findHome } from "./home.ts";
 import { release } from "./release.ts";
 import { settle, type SettingSources } from "./settings.ts";
 import type { SidecarInput } from "./sidecar-input.ts";
-import { systemClock, systemRandom } from "./system.ts";
+import { systemClock, systemMemory, systemRandom } from "./system.ts";
 
 /** What `run` and `proxy` have in common: one sidecar in this process, with its log. */
 export interface StartedSidecar {
@@ -53,6 +53,7 @@ export async function startSidecar(
       pid: process.pid,
       clock: systemClock,
       random: systemRandom,
+      memory: systemMemory,
       log: log.logger,
       options: {
         sidecar: settle(sidecarOptions, sources),

@@ -19,6 +19,25 @@ export const systemRandom: Random = {
   bytes: (length) => randomBytes(length),
 };
 
+let idle = performance.eventLoopUtilization();
+
+/** For `sidecar/trim.ts`. */
+export const systemMemory = {
+  residentBytes: () => process.memoryUsage.rss(),
+  busyShare: () => {
+    const now = performance.eventLoopUtilization();
+    const { utilization } = performance.eventLoopUtilization(now, idle);
+    idle = now;
+    return utilization;
+  },
+  /** V8 gives pages back only to one who says that memory is short, and that can be said through `gc` alone. */
+  shrink: () => {
+    process.getBuiltinModule("node:v8").setFlagsFromString("--expose-gc");
+    const collect = process.getBuiltinModule("node:vm").runInNewContext("gc") as (how: object) => void;
+    collect({ type: "major", execution: "sync", flavor: "last-resort" });
+  },
+};
+
 export type Environment = Readonly<Record<string, string | undefined>>;
 
 export function systemEnvironment(): Environment {
