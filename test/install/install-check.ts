@@ -134,6 +134,9 @@ async function story(under: { release: string; node: string; bin: string }): Pro
   step("run", "--service", "web", ...call);
   const got = 'require("http").get("http://orders/orders/1", (r) => r.pipe(process.stdout))';
   step("run", "--service", "web", "--", "node", "-e", got);
+  // Node 24 tunnels it through CONNECT, Node 26 asks in absolute form.
+  const fetched = 'fetch("http://orders/orders/1").then((r) => r.text()).then((t) => process.stdout.write(t))';
+  step("run", "--service", "web", "--", "node", "-e", fetched);
   step("run", "--service", "web", "--", "node", "-e", "process.exit(7)");
   step("policy", "explain", "--from", "web", "--to", "orders", "DELETE", "/orders/1");
   step("services", ...at);
@@ -159,6 +162,7 @@ const expected: Readonly<Record<string, RegExp>> = {
   "run --service web --token-file": /^0 [^]*404 SERVICE_UNKNOWN/,
   "run --service web -- curl": /^0 order 1\n200/,
   "run --service web -- node -e require": /^0 order 1\n$/,
+  "run --service web -- node -e fetch": /^0 order 1\n$/,
   "run --service web -- node -e process.exit": /^7 /,
   "orders --app http:PORT": /^0 /,
   "policy explain": /^1 /,
