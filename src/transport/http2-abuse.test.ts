@@ -210,6 +210,7 @@ test("a body that drips in and an answer that nobody reads are given up, and the
   const { peer, clock, ends } = rawToServer(
     (exchange) => {
       const heard = new Heard();
+      heard.consumes = exchange;
       exchange.listen(heard);
       void heard.over().then(() => losses.push(heard.loss?.because));
       if (exchange.bodyless) {
