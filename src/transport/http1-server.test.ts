@@ -244,6 +244,29 @@ test("a body that drips in is given up with 408, but not once its answer has beg
   await streaming.until("still here");
 });
 
+test("a body of which nothing is consumed for five minutes is given up, and every byte of it begins them anew", async () => {
+  const losses: Loss[] = [];
+  let exchange: ServerExchange | undefined;
+  const { port, sockets, clock } = await serve((one) => {
+    exchange = one;
+    one.listen({
+      data: () => undefined,
+      end: () => undefined,
+      aborted: (loss) => losses.push(loss),
+      drained: () => undefined,
+    });
+  });
+  const raw = new Raw(port).send(`POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n${"x".repeat(3_000_000)}`);
+  await until(() => sockets[0]?.isPaused() === true);
+  clock.advance(299_000);
+  exchange?.consume(1);
+  clock.advance(299_000);
+  expect(losses).toEqual([]);
+  clock.advance(3_000);
+  expect(losses).toEqual([{ kind: "lost", because: "nobody takes the body of the request" }]);
+  await raw.closed;
+});
+
 test("a body that nobody consumes stops being read, and goes on when it is consumed", async () => {
   let exchange: ServerExchange | undefined;
   let got = 0;

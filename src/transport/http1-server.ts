@@ -83,6 +83,8 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
   #bodyCheckMs = Infinity;
   #stalledBytes = -1;
   #stallMs = Infinity;
+  /** While reading rests: until when something of the body has to be taken. */
+  #restMs = Infinity;
   #cancelDrain: (() => void) | undefined;
 
   constructor(socket: Socket, facts: ConnectionFacts, handler: Handler, context: Http1ServerContext) {
@@ -200,6 +202,7 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
     const pause = this.#rest !== undefined || this.#unconsumed > this.#context.options.windowBytes - readBytesMax;
     if (pause === this.#paused) return;
     this.#paused = pause;
+    this.#restMs = pause ? this.#ticker.deadline(this.#context.options.writeStallMs) : Infinity;
     if (pause) this.#socket.pause();
     else this.#socket.resume();
   }
@@ -340,6 +343,7 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
 
   consumed(bytes: number): void {
     this.#unconsumed = Math.max(0, this.#unconsumed - bytes);
+    if (this.#paused && bytes > 0) this.#restMs = this.#ticker.deadline(this.#context.options.writeStallMs);
     if (this.#paused && !this.#reading && this.#unconsumed < this.#context.options.windowBytes / 2) this.#steer();
   }
 
@@ -442,6 +446,8 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
     if (nowMs >= this.#deadlineMs) this.#late();
     if (nowMs >= this.#bodyCheckMs) this.#checkBody();
     this.#checkStall(nowMs);
+    // A connection that rests cannot see that its client has gone.
+    if (nowMs >= this.#restMs && this.#rest === undefined) this.destroy("nobody takes the body of the request");
   }
 
   #late(): void {
