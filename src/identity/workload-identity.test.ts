@@ -267,6 +267,27 @@ test("a newer bundle is taken, an older one changes nothing, and one that makes 
   expect(again.current.read()?.roots).toHaveLength(2);
 });
 
+test("a bundle that comes while a new certificate is being kept loses neither of them, here and on disk", async () => {
+  const set = await setUp();
+  const before = serialOf(set.identity);
+  const second = await makeTestPki({ wallMs: Date.now() });
+  const roots = [pki, second].map(({ root }) => root.der.toString("base64"));
+  const write = set.folder.write.bind(set.folder);
+  set.folder.write = (name, body) => {
+    if (name === "chain.2.pem")
+      expect(set.identity.adopt({ trustDomain: "mesh.local", sequence: 2, roots })).toBe(true);
+    return write(name, body);
+  };
+  await nextTry(set);
+  const serial = serialOf(set.identity);
+  expect(serial).not.toBe(before);
+  expect(set.identity.current.read()).toMatchObject({ bundleSequence: 2 });
+  // The one before it would be taken for a clone's at its next renewal.
+  const again = await set.reopen();
+  expect(serialOf(again)).toBe(serial);
+  expect(again.current.read()).toMatchObject({ bundleSequence: 2 });
+});
+
 test("a watch carries messages both ways, and its end is told once", async () => {
   const set = await setUp();
   const heard: string[] = [];

@@ -340,14 +340,20 @@ export class WorkloadIdentity {
   }
 
   async #install(issued: Issued, how: "renewed" | "recovered"): Promise<void> {
-    const stored = { issued: this.#withNewestBundle(issued), draw: this.#context.random.draw() };
+    let stored = { issued: this.#withNewestBundle(issued), draw: this.#context.random.draw() };
     try {
       await this.#keeper.save(stored);
+      // A bundle that was adopted meanwhile put the certificate before this one back on disk, where it would be a clone's.
+      while (this.#withNewestBundle(stored.issued) !== stored.issued) {
+        stored = { ...stored, issued: this.#withNewestBundle(stored.issued) };
+        await this.#keeper.save(stored);
+      }
     } catch (thrown) {
       const held = this.#held?.issued;
       const leftMs = held === undefined ? 0 : held.notAfterMs - this.#context.clock.wallMs();
       if (held !== undefined && leftMs > (held.notAfterMs - held.issuedAtMs) * unkeptShare) throw thrown;
       this.#log.error("the new certificate could not be kept on disk and is used from memory", { error: thrown });
+      stored = { ...stored, issued: this.#withNewestBundle(stored.issued) };
     }
     this.#hold(stored, planAfterIssue);
     this.#meters.tried(how);
