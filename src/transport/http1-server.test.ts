@@ -256,7 +256,9 @@ test("a body of which nothing is consumed for five minutes is given up, and ever
       drained: () => undefined,
     });
   });
-  const raw = new Raw(port).send(`POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n${"x".repeat(3_000_000)}`);
+  const raw = new Raw(port).send(
+    `POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n${"x".repeat(3_000_000)}`,
+  );
   await until(() => sockets[0]?.isPaused() === true);
   clock.advance(299_000);
   exchange?.consume(1);
