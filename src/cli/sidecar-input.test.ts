@@ -54,3 +54,9 @@ test.each([
 ])("%s %s is refused as usage", (flag, value) => {
   expect(() => read(flag, value)).toThrow(expect.objectContaining({ code: "USAGE" }) as Error);
 });
+
+test("--workers takes a number of processes; without it the sidecar is one", () => {
+  expect(read().workers).toBe(1);
+  expect(read("--workers", "2").workers).toBe(2);
+  for (const text of ["0", "65", "two", "-1", "1.5", ""]) expect(() => read("--workers", text)).toThrow("--workers");
+});

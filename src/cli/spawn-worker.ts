@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import type { Duplex } from "node:stream";
+import { PassThrough, type Duplex } from "node:stream";
 import { fileURLToPath } from "node:url";
 import type { Spawned } from "../sidecar/worker-process.ts";
 import type { Environment } from "./system.ts";
@@ -19,13 +19,15 @@ export function spawnWorker(environment: Environment): Spawned {
   // A debugger's port is the sidecar's own.
   const flags = process.execArgv.filter((flag) => !flag.startsWith("--inspect"));
   const child = spawn(process.execPath, [...flags, entry], { stdio: ["ignore", 2, 2, "pipe"], env });
+  // Without a descriptor left for it there is no pair; its end is told by `error` below, and it is tried again.
+  const stdio = child.stdio as typeof child.stdio | undefined;
   const exited = new Promise<string>((resolve) => {
     child.once("error", (thrown) => resolve(thrown.message));
     child.once("exit", (code, signal) => resolve(signal ?? `code ${code}`));
   });
   return {
     pid: child.pid ?? 0,
-    stream: child.stdio[channelDescriptor] as Duplex,
+    stream: (stdio?.[channelDescriptor] as Duplex | null | undefined) ?? new PassThrough().destroy(),
     exited,
     kill: () => void child.kill("SIGKILL"),
   };
