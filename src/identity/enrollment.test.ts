@@ -184,6 +184,27 @@ test("a refusal of the control plane is passed on as it is", async () => {
   });
 });
 
+test.each(["drop", "RATE_LIMITED", "STORE_FAILED"] as const)(
+  "a token is worth waiting for where the control plane says %s at first, as it does while a whole rack boots",
+  async (told) => {
+    const control = await controlPlane();
+    control.refusals.set("/v1/enroll", told);
+    const waits = Promise.withResolvers<void>();
+    const opened = WorkloadIdentity.open({
+      stateFolder: await stateFolder(),
+      tokenSource: () => Promise.resolve(control.token()),
+      clock,
+      random: new SeededRandom(7),
+      log: { ...silent, warn: () => waits.resolve() },
+      options: { ...options, enrollWaitMs: 60_000 },
+    });
+    await Promise.race([waits.promise, opened]);
+    control.refusals.clear();
+    clock.advance(1_000);
+    expect((await opened).current.read()).toBeDefined();
+  },
+);
+
 test("after a lost answer the same token is sent with the same keys, also by the next process", async () => {
   const control = await controlPlane();
   control.refusals.set("/v1/enroll", "drop");

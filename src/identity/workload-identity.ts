@@ -1,5 +1,5 @@
 import type { Clock } from "../base/clock.ts";
-import { HauberkError, isRefusal, messageOf, refuse, type Refusal } from "../base/errors.ts";
+import { failures, HauberkError, isRefusal, messageOf, refuse, type Refusal } from "../base/errors.ts";
 import type { OptionValues } from "../base/options.ts";
 import { Published } from "../base/published.ts";
 import type { Random } from "../base/random.ts";
@@ -218,13 +218,12 @@ export class WorkloadIdentity {
     const token = await this.#token();
     if (token === undefined) throw HauberkError.from(tokenNeeded());
     const untilMs = clock.monotonicMs() + options.enrollWaitMs;
-    for (let failures = 0; ; failures++) {
+    for (let tries = 0; ; tries++) {
       const done = await this.#enroll(token);
       if (done === true) return;
-      const waitMs = Math.min(5_000, 250 * 2 ** Math.min(10, failures)) * (0.5 + 0.5 * random.draw());
-      if (done.code !== "CONTROL_UNREACHABLE" || clock.monotonicMs() + waitMs > untilMs) throw HauberkError.from(done);
-      if (failures === 0)
-        this.#log.warn("the control plane cannot be reached yet; waiting for it", { because: done.message });
+      const waitMs = Math.min(5_000, 250 * 2 ** Math.min(10, tries)) * (0.5 + 0.5 * random.draw());
+      if (!failures[done.code].retryable || clock.monotonicMs() + waitMs > untilMs) throw HauberkError.from(done);
+      if (tries === 0) this.#log.warn("the control plane cannot enroll yet; waiting for it", { because: done.message });
       await new Promise<void>((resolve) => void clock.after(waitMs, resolve));
     }
   }
