@@ -52,6 +52,8 @@ export class Peers {
     if (known !== undefined) return known;
     const asked = this.#identify(socket as TLSSocket);
     this.#known.set(socket, asked);
+    // Only what was decided is remembered: a store that failed once may answer the connection's next request.
+    asked.catch(() => this.#known.delete(socket));
     return asked;
   }
 
@@ -85,6 +87,8 @@ export class Peers {
 
   /** No connection outlives a certificate that it was made with. */
   #cutAt(socket: TLSSocket, endsAtMs: number): void {
+    // Gone while its peer was looked up: nothing would cancel the timer, which holds the socket for as long as the leaf lives.
+    if (socket.destroyed) return;
     const delayMs = Math.min(delayMaxMs, Math.max(0, endsAtMs - this.#context.clock.wallMs()));
     const cancel = this.#context.clock.after(delayMs, () => socket.destroy());
     socket.once("close", cancel);
