@@ -1,6 +1,7 @@
 import type { Socket } from "node:net";
 import { Duplex } from "node:stream";
 import type { BodyEvents, Loss, ServerExchange } from "./exchange.ts";
+import { writeLent } from "./lent-reads.ts";
 
 const bufferBytes = 65_536;
 
@@ -54,7 +55,8 @@ class ExchangeSocket extends Duplex {
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void {
     this.bytesWritten += chunk.length;
-    if (this.#over || this.#exchange.write(chunk)) done();
+    // Whoever wrote the chunk may use its buffer again as soon as it is told that it was written: it is lent, not given.
+    if (this.#over || writeLent(this.#exchange, chunk)) done();
     else this.#onDrained = done;
   }
 
