@@ -44,7 +44,7 @@ export class Http2Output {
   readonly #socket: Duplex;
   readonly #onWritten: () => void;
   /** Whether a buffer is free again once it was written: a real socket has sent it then, another stream may pass it on. */
-  readonly #reuses: boolean;
+  #reuses: boolean;
   /**
    * TLS joins many buffers into a new one before it encrypts them: it gets one after the other, and what is copied into a
    * segment of ours is the cheaper for it.
@@ -190,6 +190,8 @@ export class Http2Output {
     this.#seal();
     const parts = this.#parts;
     const socket = this.#socket;
+    // Two writes are under way then, and what the first one is through with is not told from what the second still reads.
+    if (this.#writing) this.#reuses = false;
     if (this.#segment !== undefined) this.#filled.push(this.#segment);
     this.#lent = this.#lent.length === 0 ? this.#filled : [...this.#lent, ...this.#filled];
     this.#filled = [];
