@@ -252,11 +252,13 @@ export class SqliteTx extends SqliteReads implements StoreTx {
       limits.instancesBeforeMs,
       limits.rowsMax,
     );
-    // The last line stays, so that a number is never given twice.
+    // The last line stays, so that a number is never given twice. Lines lie in the order of time but for clocks that were set:
+    // to look at the oldest alone spares a walk over the whole log, which took half a second of two million lines.
     const audit = this.#run(
       `DELETE FROM audit WHERE seq IN (
-         SELECT seq FROM audit WHERE seq < (SELECT max(seq) FROM audit)
-           AND (atMs < ?1 OR seq <= (SELECT max(seq) FROM audit) - ?2) ORDER BY seq LIMIT ?3)`,
+         SELECT seq FROM (SELECT seq, atMs FROM audit ORDER BY seq LIMIT ?3)
+         WHERE seq < (SELECT max(seq) FROM audit)
+           AND (atMs < ?1 OR seq <= (SELECT max(seq) FROM audit) - ?2))`,
       limits.auditBeforeMs,
       limits.auditMax,
       limits.rowsMax,

@@ -458,5 +458,14 @@ export function storeContract(driver: string, prepare: () => StoreUnderTest): vo
       await store.write((tx) => tx.prune({ ...pruneNothing, auditMax: 4 }));
       expect((await store.audit()).map((row) => row.line)).toEqual(["5", "6", "7", "8"]);
     });
+
+    test("pruning looks at no more of the audit log than it may delete, from its oldest line on", async () => {
+      await store.write(async (tx) => {
+        for (const atMs of [9_000, 1_000, 1_000, 9_000]) await tx.appendAudit({ atMs, line: `${atMs}` });
+      });
+      const limits = { ...pruneNothing, auditBeforeMs: 5_000 };
+      expect(await store.write((tx) => tx.prune({ ...limits, rowsMax: 1 }))).toMatchObject({ audit: 0 });
+      expect(await store.write((tx) => tx.prune({ ...limits, rowsMax: 3 }))).toMatchObject({ audit: 2 });
+    });
   });
 }

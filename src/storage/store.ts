@@ -15,7 +15,7 @@ import type {
 /**
  * The store: everything that a control plane must not forget, behind one port with several drivers.
  * Reads see what is committed. Changes happen inside `write`, whole or not at all.
- * A driver is right when `store-contract.test.ts` passes with it.
+ * A driver is right when the suite of `store-contract.ts` passes with it.
  */
 export interface Store extends StoreReads {
   readonly trustDomain: string;
@@ -120,7 +120,7 @@ export interface PruneLimits {
   readonly tokensBeforeMs: number;
   /** Instances without registration whose last leaf ended before. */
   readonly instancesBeforeMs: number;
-  /** Audit lines written before, and the oldest beyond `auditMax`. */
+  /** Audit lines written before, and the oldest beyond `auditMax`, among the `rowsMax` oldest. */
   readonly auditBeforeMs: number;
   readonly auditMax: number;
   readonly rowsMax: number;
