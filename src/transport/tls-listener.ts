@@ -118,14 +118,18 @@ class MutualTlsListener implements Listener {
 
   async listen(): Promise<void> {
     const { host, port, shared = false, identity } = this.#terms;
+    // From now on, not only once it listens: what is published meanwhile would be missed until the next renewal.
+    this.#unsubscribe = identity.subscribe((next) => this.#swap(next));
     await new Promise<void>((resolve, reject) => {
-      this.#server.once("error", (error: NodeJS.ErrnoException) => reject(cannotListen(error, `${host}:${port}`)));
+      this.#server.once("error", (error: NodeJS.ErrnoException) => {
+        this.#unsubscribe();
+        reject(cannotListen(error, `${host}:${port}`));
+      });
       this.#server.listen({ host, port, reusePort: shared }, resolve);
     });
     this.#server.removeAllListeners("error");
     // Later ones are of accepting (no file descriptors left): the connection is lost, the listener stays.
     this.#server.on("error", (error: Error) => this.#terms.onRefused(cannotAccept(error.message), ""));
-    this.#unsubscribe = identity.subscribe((next) => this.#swap(next));
   }
 
   get port(): number {

@@ -281,6 +281,27 @@ test("a swapped identity serves the next handshake, and older connections stay u
   expect(accepted.map((one) => one.drains)).toEqual([[700, 600], [600]]);
 });
 
+test("an identity that is published while a listener begins to listen is the one that it shows", async () => {
+  const identity = new Published(ordersIdentity);
+  const listening = listenMutualTls({
+    host: "127.0.0.1",
+    port: 0,
+    identity,
+    trustDomain: "mesh.local",
+    clock: new ManualClock(startMs),
+    options: defaultsOf(tlsOptions),
+    onConnection: () => undefined,
+    onRefused: () => undefined,
+  });
+  const renewed = pki.issue(orders);
+  identity.publish(renewed);
+  const listener = await listening;
+  closers.push(() => listener.close());
+  const socket = plainTls(listener.port, webIdentity);
+  await once(socket, "secureConnect");
+  expect(socket.getPeerCertificate().serialNumber.toLowerCase()).toBe(renewed.chain[0]?.serial);
+});
+
 test("a connection that does not drain in its time is ended", async () => {
   const { dial, listener, clock, connection } = await scene();
   const socket = dialled(await dial());
