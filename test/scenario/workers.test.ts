@@ -1,9 +1,10 @@
 import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { connect } from "node:tls";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { ask, eventually, Mesh, metricsOf, sumOf, type Started } from "../support/mesh.ts";
 import { beginLoad } from "./load.ts";
-import { allow, applyText, exportIdentity, openRoutee, speakTls, type Routee } from "./routees.ts";
+import { allow, applyText, exportIdentity, freePort, openRoutee, speakTls, type Routee } from "./routees.ts";
 
 /** Several processes carry one sidecar's traffic: to everybody else they are one. */
 let mesh: Mesh;
@@ -166,6 +167,28 @@ test("SIGTERM to a sidecar and its workers alike drains once, in order, and lose
   expect(workers.filter(isAlive)).toEqual([]);
   const result = await load.end();
   expect(result.answers).toEqual({ "200": result.sent });
+});
+
+test("a --to port is every worker's, and a Unix socket the first one's or that of its successor", async () => {
+  const [port, socketPath] = [await freePort(), join(mesh.folder, "to-orders.sock")];
+  const to = ["--to", `orders=${port}`, "--to", `orders=${socketPath}`];
+  const client = await mesh.sidecar("web", ["--instance", "3", "--workers", "2", ...to]);
+  await reaches(client);
+  const byPort = await Promise.all(Array.from({ length: 16 }, () => ask({ port, path: "/" })));
+  expect(byPort.map(({ status }) => status)).toEqual(byPort.map(() => 200));
+  const metrics = await metricsOf(client);
+  for (const worker of [1, 2])
+    expect(metrics.get(`hauberk_worker_requests_total{worker="${worker}"}`)).toBeGreaterThan(0);
+  expect(await ask({ socketPath, path: "/" })).toMatchObject({ status: 200 });
+  const [first] = await workersOf(client);
+  process.kill(first as number, "SIGKILL");
+  await eventually("the socket is served again", 10_000, () =>
+    ask({ socketPath, path: "/" }).then(
+      ({ status }) => (status === 200 ? true : undefined),
+      () => undefined,
+    ),
+  );
+  expect(await client.kill("SIGTERM")).toBe(0);
 });
 
 test("nothing that a worker was told stands where others may read it", async () => {
