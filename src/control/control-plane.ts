@@ -97,7 +97,7 @@ interface Parts {
 
 async function assemble(context: ControlPlaneContext, made: { own: OwnIdentity; registry: Registry }): Promise<Parts> {
   const { authority, clock, log, random, release, store } = context;
-  const { control: options, storage } = context.options;
+  const { control: options } = context.options;
   const { own, registry } = made;
   const views = new Views(authority.trustDomain, registry);
   const mayGoOn = (peer: Workload): Promise<true | Refusal> => standsStill(store, peer);
@@ -137,13 +137,15 @@ async function assemble(context: ControlPlaneContext, made: { own: OwnIdentity; 
   await addMeshRoutes(mesh, { api, health, release, admin: { ...api, store, registry, policiesChanged } });
   addEnrollmentRoutes(enrollment, { authority, own, health });
 
+  let goesOn = true;
   const stops = [
+    () => (goesOn = false),
     own.published.subscribe((identity) => {
       swap(mesh.server, identity);
       swap(enrollment.server, identity);
     }),
     store.onChange((moved) => state.moved(moved, clock)),
-    repeat(clock, options.pruneEveryMs, () => prune(context, storage)),
+    repeat(clock, options.pruneEveryMs, () => void prune(context, () => goesOn)),
   ];
   return {
     mesh,
@@ -200,10 +202,22 @@ async function standsStill(store: Store, peer: Workload): Promise<true | Refusal
   );
 }
 
-function prune({ authority, clock, log }: ControlPlaneContext, storage: OptionValues<typeof storageOptions>): void {
-  authority
-    .prune(pruneLimits(storage, clock.wallMs()))
-    .catch((thrown: unknown) => log.warn("Old rows cannot be deleted now", { because: messageOf(thrown) }));
+/**
+ * Deletes what is old, a portion in a transaction of its own after the other until one is not full: short lives and many
+ * sidecars leave more behind than one portion. Others have their turn between two.
+ */
+async function prune(context: ControlPlaneContext, goesOn: () => boolean): Promise<void> {
+  const { authority, clock, log } = context;
+  const limits = pruneLimits(context.options.storage, clock.wallMs());
+  try {
+    for (let full = true; full && goesOn();) {
+      const pruned = await authority.prune(limits);
+      full = Object.values(pruned).some((count) => count >= limits.rowsMax);
+      await new Promise<void>((resolve) => void setImmediate(resolve));
+    }
+  } catch (thrown) {
+    log.warn("Old rows cannot be deleted now", { because: messageOf(thrown) });
+  }
 }
 
 function urlOf({ host, port }: Address): string {

@@ -5,6 +5,7 @@ import {
   administrator,
   anybody,
   ask,
+  certain,
   enrolled,
   registration,
   startControl,
@@ -113,6 +114,28 @@ function serialAt(plane: TestControl, tls: object): Promise<string> {
     socket.on("error", reject);
   });
 }
+
+test("everything that is old is deleted, also where it is more than one portion, and nothing else", async () => {
+  const { plane, clock } = await start();
+  const { authority, store } = plane;
+  const { row } = certain(
+    await authority.createToken({ service: { service: "web", namespace: "default" }, by: "test" }),
+  );
+  await store.write(async (tx) => {
+    for (let i = 0; i < 2_500; i++) await tx.insertToken({ ...row, id: `old${i}`, expiresAtMs: 1 });
+  });
+  const portions: number[] = [];
+  const prune = authority.prune.bind(authority);
+  authority.prune = async (limits) => {
+    const pruned = await prune(limits);
+    portions.push(pruned.tokens);
+    return pruned;
+  };
+  clock.advance(600_000);
+  while (portions.at(-1) !== 500) await settled();
+  expect(portions).toEqual([1_000, 1_000, 500]);
+  expect(await store.tokens()).toEqual([row]);
+});
 
 test("no connection outlives the peer's certificate", async () => {
   const { plane, clock } = await start({ authority: { leafLifetimeMs: 300_000 } });
