@@ -58,8 +58,9 @@ test("everything after -- belongs to the program, flags of ours included", () =>
 
 test("a flag that no table knows is refused by name", () => {
   const refusal = refusalOf(() => read(["--sped", "5", "--", "sh"]));
-  expect(refusal).toMatchObject({ code: "USAGE", hint: "See hauberk walk --help" });
+  expect(refusal).toMatchObject({ code: "USAGE", hint: "Did you mean --speed? See hauberk walk --help" });
   expect(refusal.message).toContain("--sped");
+  expect(refusalOf(() => read(["--whatever", "--", "sh"])).hint).toBe("See hauberk walk --help");
 });
 
 test("a flag with a single value is refused when it stands twice", () => {
@@ -73,11 +74,13 @@ test("a value flag without its value, and a switch with one, are refused", () =>
 
 test("too many words and too few are refused", () => {
   const few: Command = { ...walk, usage: "[PLACE]", program: false };
-  expect(refusalOf(() => read(["home", "again"], few)).message).toContain("2 words where 0 to 1 belong");
+  expect(refusalOf(() => read(["home", "again"], few)).message).toContain('"again" stands where no word belongs');
   const needy: Command = { ...walk, words: [1, 1], usage: "PLACE", program: false };
   const refusal = refusalOf(() => read([], needy));
-  expect(refusal.message).toContain("0 words where 1 belong");
+  expect(refusal.message).toContain("PLACE is missing");
   expect(refusal.hint).toBe("Write hauberk walk PLACE");
+  const secret = refusalOf(() => read(["home", "eyJhbGciOiJFUzI1NiIsInR5cCI6"], few));
+  expect(secret.message).toContain("a word stands where no word belongs");
 });
 
 test("a program without -- before it is told where -- belongs", () => {

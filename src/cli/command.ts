@@ -1,5 +1,6 @@
 import { parseArgs } from "node:util";
 import { HauberkError } from "../base/errors.ts";
+import { suggest } from "../policy/suggest.ts";
 import type { Environment } from "./system.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -63,9 +64,9 @@ export function readInput(
   const [least, most] = command.words;
   if (positionals.length < least || positionals.length > most) {
     throw usageError(
-      command.program === true && split < 0
-        ? `"${positionals[most]}" stands where no word belongs, and -- is missing before the program`
-        : `${positionals.length} words where ${least === most ? String(least) : `${least} to ${most}`} belong`,
+      positionals.length < least
+        ? `${command.usage.split(" ")[positionals.length] ?? "a word"} is missing`
+        : `${shownWord(positionals[most])} stands where no word belongs${command.program === true && split < 0 ? ", and -- is missing before the program" : ""}`,
       `Write hauberk ${command.name} ${command.usage}`.trimEnd(),
     );
   }
@@ -105,8 +106,20 @@ function parse(
   } catch (thrown) {
     if (thrown instanceof HauberkError) throw thrown;
     const said = (thrown instanceof Error ? thrown.message : String(thrown)).split(/[.\n]/)[0] ?? "";
-    throw usageError(said, hint);
+    throw usageError(said, suggestFlag(command, said) ?? hint);
   }
+}
+
+/** What somebody wrote in the wrong place may be a secret: only short words are said again. */
+export function shownWord(word = ""): string {
+  return word.length > 20 ? "a word" : JSON.stringify(word);
+}
+
+/** For a flag that is nearly one. */
+function suggestFlag(command: Command, said: string): string | undefined {
+  const [, unknown] = /^Unknown option '--([^']+)'/.exec(said) ?? [];
+  const meant = unknown === undefined ? undefined : suggest(unknown, Object.keys(command.flags));
+  return meant === undefined ? undefined : `Did you mean --${meant}? See hauberk ${command.name} --help`;
 }
 
 /** A command's help, from its table. */

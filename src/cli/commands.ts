@@ -109,7 +109,7 @@ export const commands: readonly Command[] = [
         why: "Enrollment; default: addresses.enrollment of hauberk.yaml, 0.0.0.0:7444",
       },
       "log-level": { value: "LEVEL", why: "debug, info (default), warn or error" },
-      json,
+      json: { why: "Say in one JSON line on standard output when it is ready" },
     },
     examples: ["hauberk control", "hauberk control --home ./mesh --mesh 0.0.0.0:7443 --enrollment 0.0.0.0:7444"],
     load: lazy(() => import("./commands/control.ts")),
@@ -181,7 +181,7 @@ export const commands: readonly Command[] = [
       "open-outbound": {
         why: "Let every local user call as this service through the outbound port; hauberk check names it",
       },
-      json,
+      json: { why: "Say in one JSON line on standard output when it is ready" },
     },
     examples: [
       "hauberk proxy --service orders --app http:8080 --token-file orders.token",

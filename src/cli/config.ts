@@ -67,7 +67,9 @@ export function readConfig(file: string): Config {
     return `${file}:${line}:${col}`;
   };
   const [error] = document.errors;
-  if (error !== undefined) throw invalid(where(error.pos[0]), error.message.split("\n")[0] ?? "", "Mend the YAML");
+  // The library says the place once more.
+  const said = error?.message.split("\n")[0]?.replace(/ at line \d+, column \d+:?$/, "");
+  if (error !== undefined) throw invalid(where(error.pos[0]), said ?? "it is no YAML", "Mend the YAML");
   const root = document.contents;
   if (root !== null && !isMap(root))
     throw invalid(where(0), "the file is not a mapping", "Start with trustDomain: NAME");

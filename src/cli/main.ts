@@ -1,6 +1,7 @@
 import { HauberkError, messageOf, failures } from "../base/errors.ts";
-import { exits, helpOf, readInput, usageError, type Command } from "./command.ts";
+import { exits, helpOf, readInput, shownWord, usageError, type Command } from "./command.ts";
 import { commands } from "./commands.ts";
+import { suggest } from "../policy/suggest.ts";
 import { showRefusal, streamTerminal, type Terminal } from "./terminal.ts";
 import { systemEnvironment } from "./system.ts";
 import { release } from "./release.ts";
@@ -60,7 +61,11 @@ function unknownCommand(first: string, family: readonly Command[]): HauberkError
       `See hauberk ${first} --help`,
     );
   }
-  return usageError(`there is no command "${first}"`, "See hauberk --help");
+  const meant = suggest(first, [...new Set(commands.map((command) => command.name.split(" ")[0] ?? ""))]);
+  return usageError(
+    `there is no command ${shownWord(first)}`,
+    meant === undefined ? "See hauberk --help" : `Did you mean hauberk ${meant}? See hauberk --help`,
+  );
 }
 
 function list(some: readonly Command[]): string {

@@ -18,8 +18,8 @@ export interface PolicyFolder {
 }
 
 /**
- * Reads the folder that was named, else the mesh home's `policies`.
- * @throws HauberkError POLICY_INVALID with every problem, POLICY_SET_EMPTY for a folder that holds none, USAGE without one.
+ * Reads the folder that was named, else the mesh home's `policies`. One that holds no policy is a set too: it allows nothing.
+ * @throws HauberkError POLICY_INVALID with every problem, USAGE without a folder.
  */
 export function readPolicyFolder(input: Input, named: string | undefined): PolicyFolder {
   const home = findHome(input.cwd, input.flag("home") ?? input.environment["HAUBERK_HOME"]);
@@ -39,13 +39,6 @@ export function readPolicyFolder(input: Input, named: string | undefined): Polic
   }));
   const set = readPolicySet(files, { trustDomain, readFile: (path) => readFileSync(resolve(input.cwd, path), "utf8") });
   if (set.is === "refused") throw invalid(set.problems);
-  if (set.resources.length === 0) {
-    throw new HauberkError(
-      "POLICY_SET_EMPTY",
-      `Cannot use ${folder}: it holds no policy, and applying it would remove all`,
-      "Name the folder that holds the .yaml files",
-    );
-  }
   return { folder, trustDomain, resources: set.resources, warnings: set.warnings };
 }
 
@@ -62,7 +55,7 @@ export function readCaseFolder(input: Input, folder: string): readonly PolicyCas
     throw new HauberkError(
       "USAGE",
       `Cannot test the policies: ${shown(input, join(folder, "cases"))} holds no case`,
-      "Write calls with the decision expected of each; policies/README.md of Hauberk shows how",
+      "Write one into a file there: apiVersion: hauberk.dev/v1, kind: PolicyCases, cases: [{ name: web reads, call: { from: web, to: orders, method: GET, path: /orders/1 }, expect: allow }]",
     );
   }
   return set.cases;
@@ -85,12 +78,15 @@ function yamlBelow(folder: string, except?: string): string[] {
 }
 
 function invalid(problems: readonly Problem[]): HauberkError {
-  const [first, ...more] = problems;
   const line = (problem: Problem): string => `${problem.file}:${problem.line}:${problem.column}: ${problem.message}`;
-  const all = more.length === 0 ? "" : `\n${more.map(line).join("\n")}`;
+  const [first, ...more] = problems;
+  if (more.length === 0 && first !== undefined) {
+    return new HauberkError("POLICY_INVALID", `Cannot use the policies: ${line(first)}`, first.hint);
+  }
+  const all = problems.map((problem) => `\n  ${line(problem)}\n    hint: ${problem.hint}`).join("");
   return new HauberkError(
     "POLICY_INVALID",
-    `Cannot use the policies, and nothing of them was used: ${first === undefined ? "" : line(first)}${all}`,
-    first?.hint ?? "Mend the line",
+    `Cannot use the policies: there are ${problems.length} problems${all}\n`,
+    "Mend these lines; nothing was changed",
   );
 }

@@ -13,7 +13,7 @@ import { http1Options, tlsOptions } from "../transport/options.ts";
 import type { Input } from "./command.ts";
 import { findHome } from "./home.ts";
 import { release } from "./release.ts";
-import { settle, type SettingSources } from "./settings.ts";
+import { refuseUnknown, settle, type SettingSources } from "./settings.ts";
 import type { SidecarInput } from "./sidecar-input.ts";
 import { systemClock, systemMemory, systemRandom } from "./system.ts";
 
@@ -92,8 +92,10 @@ async function settingSources(input: Input): Promise<SettingSources> {
   const home = findHome(input.cwd, input.flag("home") ?? input.environment["HAUBERK_HOME"]);
   if (home === undefined || !/^options:/m.test(readFileSync(home.configFile, "utf8")))
     return { environment: input.environment, file: {} };
-  const { readConfig } = await import("./config.ts");
-  return { environment: input.environment, file: readConfig(home.configFile).options };
+  const [{ readConfig }, { optionTables }] = await Promise.all([import("./config.ts"), import("./tables.ts")]);
+  const file = readConfig(home.configFile).options;
+  refuseUnknown(await optionTables(), file);
+  return { environment: input.environment, file };
 }
 
 /** The line that says that a sidecar is ready, for whoever started it. */

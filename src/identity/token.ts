@@ -42,7 +42,7 @@ export function readToken(tokenText: string): TokenClaims | Refusal {
     );
   if (tokenText.length > limits.tokenMax) return not("it is too long");
   const claims: unknown = claimsUnverified(tokenText);
-  if (isRefusal(claims)) return not(claims.message);
+  if (isRefusal(claims)) return not(claims.message.replace(/^Cannot [^:]*: /, ""));
   if (typeof claims !== "object" || claims === null) return not("it carries no claims");
   const { jti, urls, roots, trustDomain, sub, exp } = claims as Record<string, unknown>;
   // Other claims are for the control plane, and for releases to come.

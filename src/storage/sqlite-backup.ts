@@ -108,7 +108,7 @@ function refuseDamaged(from: string): void {
   }
   if (found === "ok") return;
   throw new HauberkError(
-    "STORE_FAILED",
+    "USAGE",
     `Cannot restore ${from}: it is no whole database (${found})`,
     "Name a file that hauberk backup wrote",
   );

@@ -42,7 +42,7 @@ test("a backup that is put back: traffic goes on, every sidecar follows, and no 
   await control.kill("SIGTERM");
   expect(await call()).toBe(200);
   const wrong = await mesh.run(["restore", join(mesh.home, "hauberk.yaml")]);
-  expect([wrong.code, wrong.err]).toEqual([69, expect.stringContaining("it is no whole database")]);
+  expect([wrong.code, wrong.err]).toEqual([2, expect.stringContaining("it is no whole database")]);
   const done = await mesh.json<{ tokensRevoked: number; kept: string }>(["restore", file]);
   expect(done.tokensRevoked).toBe(2);
   expect(readFileSync(done.kept).length).toBeGreaterThan(4096);

@@ -1,3 +1,4 @@
+import { HauberkError } from "../../base/errors.ts";
 import type { PoliciesAnswer, PoliciesApplied } from "../../contract/admin.ts";
 import { AdminClient } from "../admin-client.ts";
 import { exits, type Run } from "../command.ts";
@@ -6,6 +7,13 @@ import { paint, show } from "../terminal.ts";
 
 export const run: Run = async (input) => {
   const folder = readPolicyFolder(input, input.words[0]);
+  if (folder.resources.length === 0) {
+    throw new HauberkError(
+      "POLICY_SET_EMPTY",
+      `Cannot apply ${folder.folder}: it holds no policy, and applying it would remove all`,
+      "Name the folder that holds the .yaml files, or write the first policy into it",
+    );
+  }
   const client = await AdminClient.open(input);
   try {
     const before = await client.call<PoliciesAnswer>("GET", "/v1/policies");

@@ -4,6 +4,8 @@ import { join } from "node:path";
 import { afterAll, beforeEach, expect, test } from "vitest";
 import { readInput, type Run } from "../command.ts";
 import { commands } from "../commands.ts";
+import type { HauberkError } from "../../base/errors.ts";
+import { run as apply } from "./policy-apply.ts";
 import { run as explain } from "./policy-explain.ts";
 import { run as testCases } from "./policy-test.ts";
 
@@ -108,10 +110,30 @@ test("a case that cannot be read is refused with its line", async () => {
   });
 });
 
-test("a folder that is not there, and one that holds no policy, are refused", async () => {
+test("a folder that is not there is refused", async () => {
   await expect(tested("nothing")).rejects.toMatchObject({ code: "USAGE" });
+});
+
+test("a folder without a policy allows nothing, which is explained and tested, and is not applied", async () => {
   rmSync(join(policies, "orders.yaml"));
-  await expect(tested()).rejects.toMatchObject({ code: "POLICY_SET_EMPTY" });
+  const { code, out } = await asked("--from", "web", "--to", "orders");
+  expect([code, out]).toEqual([1, expect.stringContaining("no policy guards this service")]);
+  write(cases("deny"));
+  expect((await tested()).code).toBe(0);
+  await expect(call("policy apply", apply, [])).rejects.toMatchObject({
+    code: "POLICY_SET_EMPTY",
+    message: expect.stringContaining("would remove all"),
+  });
+});
+
+test("of several problems each is told with its place and its hint", async () => {
+  writeFileSync(join(policies, "orders.yaml"), resources.replace("action:", "acton:").replace("target:", "targett:"));
+  const refusal = await asked("--from", "web", "--to", "orders").catch((thrown: unknown) => thrown as HauberkError);
+  expect(refusal).toMatchObject({ code: "POLICY_INVALID" });
+  const { message } = refusal as HauberkError;
+  expect(message).toMatch(/there are \d problems\n  policies\/orders.yaml:\d+:\d+: /);
+  expect(message).toMatch(/"acton": it is not known in spec\n    hint: .*action/);
+  expect(message).toMatch(/"targett": it is not known in spec\n    hint: .*target/);
 });
 
 test("an allowed call ends with 0 and names the policy, read by the home's trust domain", async () => {
