@@ -145,6 +145,17 @@ test("when a fifth of the streams end at once, no lease ends until the reconnect
   expect(instances(registry)).toEqual(names.slice(4));
 });
 
+test("a sidecar whose stream ends again and again is one loss: it keeps nobody's lease from ending", async () => {
+  const { registry, clock, names } = await calm(4);
+  registry.streamEnded("i03", { deliberate: false });
+  for (let passedMs = 0; passedMs < options.graceMs + options.reconnectWindowMs; passedMs += 2_000) {
+    registry.streamEnded("i00", { deliberate: false });
+    await enter(registry, "i00");
+    await advance(clock, 2_000);
+  }
+  expect(instances(registry)).toEqual(names.slice(0, 3));
+});
+
 test("the last endpoints of a service are kept, marked stale, until another one comes", async () => {
   const { registry, clock, rows } = await calm(2);
   registry.streamEnded("i00", { deliberate: false });

@@ -47,6 +47,8 @@ export class Registry {
   readonly #connected = new Set<string>();
   readonly #work = new Map<string, Promise<void>>();
   readonly #unsaved = new Set<string>();
+  /** Instances whose stream was lost within the last grace period, with when, oldest first. */
+  readonly #lost = new Map<string, number>();
   readonly #listeners = new Set<(service: string) => void>();
   readonly #stopSweep: () => void;
   /** How many registrations have a running clock. */
@@ -102,7 +104,8 @@ export class Registry {
     const { clock, options } = this.#context;
     const atMs = clock.monotonicMs();
     const heldBefore = this.#hold.heldUntilMs;
-    if (!how.deliberate) this.#hold = holdAfterLoss(this.#hold, { atMs, streamsLeft: this.#connected.size }, options);
+    if (!how.deliberate && this.#isNewLoss(instance, atMs))
+      this.#hold = holdAfterLoss(this.#hold, { atMs, streamsLeft: this.#connected.size }, options);
     if (this.#hold.heldUntilMs > heldBefore && heldBefore <= atMs) {
       this.#context.log.warn("Many streams ended at once: no lease ends until all had time to come back", {
         streamsLeft: this.#connected.size,
@@ -111,6 +114,17 @@ export class Registry {
     }
     const entry = this.#entry(instance);
     if (entry !== undefined) this.#put({ ...entry, connected: false, endsAtMs: atMs + options.graceMs });
+  }
+
+  /** A sidecar that comes and goes, because its program ends again and again, is one loss and no network that is cut. */
+  #isNewLoss(instance: string, atMs: number): boolean {
+    for (const [lost, sinceMs] of this.#lost) {
+      if (sinceMs > atMs - this.#context.options.graceMs) break;
+      this.#lost.delete(lost);
+    }
+    if (this.#lost.has(instance)) return false;
+    this.#lost.set(instance, atMs);
+    return true;
   }
 
   /**
