@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { Heard, ask, echo, get, rawToClient, rawToServer } from "../../test/support/http2-pair.ts";
-import { RawPeer, rawFields, rawFrame, uint32 } from "../../test/support/http2-raw.ts";
+import { rawFields, rawFrame, uint32, verdictOf } from "../../test/support/http2-raw.ts";
 import * as frames from "../http/http2/frames.ts";
 import type { ServerExchange } from "./exchange.ts";
 
@@ -23,21 +23,6 @@ const ping = rawFrame(PING, 0, 0, "0102030405060708");
 
 /** Answers nothing, so that a stream stays as its peer left it. */
 const silent = (exchange: ServerExchange): void => exchange.listen(new Heard());
-
-async function verdictOf(peer: RawPeer, streamId: number): Promise<string> {
-  peer.send(rawFrame(PING, 0, 0, "ffffffffffffffff"));
-  await Promise.race([
-    peer.end(),
-    peer
-      .until(() => peer.frames.some((frame) => frame.type === PING && frame.payload[0] === 0xff))
-      .catch(() => undefined),
-  ]);
-  const goaway = peer.frames.find((frame) => frame.type === GOAWAY);
-  if (goaway !== undefined) return `connection ${frames.errorName(goaway.payload.readUInt32BE(4))}`;
-  const reset = peer.frames.find((frame) => frame.type === RST_STREAM && frame.streamId === streamId);
-  if (reset !== undefined) return `stream ${frames.errorName(reset.payload.readUInt32BE(0))}`;
-  return "fine";
-}
 
 type Row = [name: string, sent: Buffer[], verdict: string];
 

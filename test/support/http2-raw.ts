@@ -1,4 +1,5 @@
 import type { Duplex } from "node:stream";
+import * as frames from "../../src/http/http2/frames.ts";
 
 /** Frames by hand, for tests that send what no client would. */
 
@@ -129,4 +130,20 @@ export class RawPeer {
       this.#bytes = this.#bytes.subarray(9 + length);
     }
   }
+}
+
+/** How the other side judged what was sent to it: by GOAWAY, by RST_STREAM on this stream, or not at all. */
+export async function verdictOf(peer: RawPeer, streamId: number): Promise<string> {
+  peer.send(rawFrame(frames.PING, 0, 0, "ffffffffffffffff"));
+  await Promise.race([
+    peer.end(),
+    peer
+      .until(() => peer.frames.some((frame) => frame.type === frames.PING && frame.payload[0] === 0xff))
+      .catch(() => undefined),
+  ]);
+  const goaway = peer.frames.find((frame) => frame.type === frames.GOAWAY);
+  if (goaway !== undefined) return `connection ${frames.errorName(goaway.payload.readUInt32BE(4))}`;
+  const reset = peer.frames.find((frame) => frame.type === frames.RST_STREAM && frame.streamId === streamId);
+  if (reset !== undefined) return `stream ${frames.errorName(reset.payload.readUInt32BE(0))}`;
+  return "fine";
 }
