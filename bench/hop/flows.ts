@@ -21,6 +21,7 @@ export interface Run {
   readonly connections: number;
   readonly seconds: number;
   readonly folder: string;
+  readonly rate?: number;
 }
 
 /** How one flow is measured. */
@@ -55,12 +56,18 @@ const http = (path: string) => (side: Side, run: Run) =>
 
 const grpc = (path: string) => (side: Side, run: Run) =>
   h2load(`http://127.0.0.1:${side.port}${path}`, {
-    connections: run.connections,
+    ...run,
     streams: grpcStreams,
-    seconds: run.seconds,
-    headers: side.hop === undefined ? [] : [":authority: routee"],
+    headers: [
+      "content-type: application/grpc",
+      "te: trailers",
+      ...(side.hop === undefined ? [] : [":authority: routee"]),
+    ],
     bodyFile: join(run.folder, "www", "unary"),
   });
+
+/** Half of what HAProxy's HTTP/1.1 hop carries at most here, or what is asked for. */
+const halfRate = (run: Run): number => run.rate ?? 10_000;
 
 export const flows: Readonly<Record<Flow, FlowPlan>> = {
   http: {
@@ -73,6 +80,24 @@ export const flows: Readonly<Record<Flow, FlowPlan>> = {
     shape: { app: `http:${routeePorts.http}`, allows: gets },
     ours: ["hauberk", "hauberk-jwt"],
     load: http("/"),
+  },
+  half: {
+    what: "HTTP/1.1, 34-byte answers, at a rate that does not saturate (--rate, 10,000 by default)",
+    unit: "req",
+    connections: "64",
+    streams: 1,
+    hops: 2,
+    counted: true,
+    shape: { app: `http:${routeePorts.http}`, allows: gets },
+    ours: ["hauberk"],
+    load: (side, run) =>
+      h2load(`http://127.0.0.1:${side.port}/`, {
+        ...run,
+        streams: 1,
+        headers: side.headers,
+        http1: true,
+        rate: halfRate(run),
+      }),
   },
   big: {
     what: `HTTP/1.1, answers of ${bigBytes} bytes`,

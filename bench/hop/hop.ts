@@ -13,7 +13,7 @@ import { makePki } from "./pki.ts";
 
 /**
  * CPU per request and hop, throughput and latency of two sidecars, beside HAProxy, nginx and Envoy in the same run:
- * node bench/hop/hop.ts [--flows http,big,…] [--rounds 5] [--seconds 10] [--connections 1,64] [--only NAME,…] [--workers N].
+ * node bench/hop/hop.ts [--flows http,big,…] [--rounds 5] [--seconds 10] [--connections 1,64] [--only NAME,…] [--workers N] [--rate N].
  * Build first: npm run build; peers: test/peers/install.sh, bench/install.sh.
  */
 interface Row {
@@ -31,8 +31,10 @@ const { values } = parseArgs({
     only: { type: "string" },
     connections: { type: "string" },
     workers: { type: "string" },
+    rate: { type: "string" },
   },
 });
+const rate = values.rate === undefined ? {} : { rate: Number(values.rate) };
 const folder = mkdtempSync(join(tmpdir(), "hauberk-bench-"));
 const children = new Set<ChildProcess>();
 const hops = new Set<Hop>();
@@ -117,7 +119,7 @@ async function end(side: Side): Promise<void> {
 
 async function rounds(plan: FlowPlan, sides: readonly Side[], connections: number): Promise<Record<string, Row>> {
   const rows = new Map<string, Row[]>(sides.map((side) => [side.name, []]));
-  for (const side of sides) await plan.load(side, { connections, seconds: 2, folder });
+  for (const side of sides) await plan.load(side, { connections, seconds: 2, folder, ...rate });
   for (let round = 0; round < Number(values.rounds); round++) {
     for (const side of sides) rows.get(side.name)?.push(await once(plan, side, connections));
   }
@@ -151,7 +153,7 @@ async function rounds(plan: FlowPlan, sides: readonly Side[], connections: numbe
 
 async function once(plan: FlowPlan, side: Side, connections: number): Promise<Row> {
   const before = { cpu: cpuOf(side.pids), counted: await side.hop?.counted() };
-  const load = await plan.load(side, { connections, seconds: Number(values.seconds), folder });
+  const load = await plan.load(side, { connections, seconds: Number(values.seconds), folder, ...rate });
   const cpu = cpuOf(side.pids) - before.cpu;
   if (load.bad > 0 || load.requests === 0)
     throw new Error(`${side.name}: void: ${load.bad} bad answers of ${load.requests}`);

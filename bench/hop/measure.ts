@@ -1,5 +1,6 @@
 import { spawn, execFileSync } from "node:child_process";
 import { readFileSync, readdirSync } from "node:fs";
+import { join } from "node:path";
 
 const ticksPerSecond = Number(execFileSync("getconf", ["CLK_TCK"]).toString());
 
@@ -67,38 +68,51 @@ export async function wrk(
   };
 }
 
-/**
- * One run of h2load over h2c with prior knowledge: POST of one framed gRPC message, `streams` calls at a time on each
- * connection. Its output has mean and maximum, no percentiles; they are NaN.
- */
+/** One run of h2load, one thread: over h2c with prior knowledge, or HTTP/1.1; as fast as it goes, or at a rate. */
 export async function h2load(
   url: string,
-  run: { connections: number; streams: number; seconds: number; headers: readonly string[]; bodyFile: string },
+  run: {
+    connections: number;
+    /** At a time on each connection. */
+    streams: number;
+    seconds: number;
+    headers: readonly string[];
+    /** POSTs what is in it. */
+    bodyFile?: string;
+    http1?: boolean;
+    /** Requests per second, of all connections together. */
+    rate?: number;
+    /** Where it may write. */
+    folder: string;
+  },
 ): Promise<Load> {
+  const log = join(run.folder, "h2load.log");
   const text = await output("h2load", [
     "-t1",
     `-c${run.connections}`,
     `-m${run.streams}`,
-    `-D${run.seconds}`,
-    "-d",
-    run.bodyFile,
-    ...["content-type: application/grpc", "te: trailers", ...run.headers].flatMap((header) => ["-H", header]),
+    `--log-file=${log}`,
+    ...(run.http1 === true ? ["--h1"] : []),
+    // At a rate and for a time together h2load does not end.
+    ...(run.rate === undefined
+      ? [`-D${run.seconds}`]
+      : [`-n${Math.round(run.rate * run.seconds)}`, `--rps=${run.rate / run.connections}`]),
+    ...(run.bodyFile === undefined ? [] : ["-d", run.bodyFile]),
+    ...run.headers.flatMap((header) => ["-H", header]),
     url,
   ]);
   const number = (pattern: RegExp): number => Number(pattern.exec(text)?.[1] ?? 0);
-  const requests = number(/(\d+) succeeded/);
   const others = /status codes: \d+ 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx/.exec(text);
   const bad =
     number(/(\d+) failed/) +
     number(/(\d+) errored/) +
     (others?.slice(1).reduce((sum, count) => sum + Number(count), 0) ?? 0);
-  return {
-    requests,
-    perSecond: number(/finished in [^,]+, ([\d.]+) req\/s/),
-    p50Us: Number.NaN,
-    p99Us: Number.NaN,
-    bad,
-  };
+  const requests = number(/(\d+) succeeded/);
+  const durations = readFileSync(log, "utf8")
+    .trimEnd()
+    .split("\n")
+    .map((line) => Number(line.split("\t")[2]));
+  return { requests, perSecond: requests / run.seconds, ...percentiles(durations), bad };
 }
 
 /** One run of a load program of ours (load-*.ts), which prints a `Load` as JSON. */

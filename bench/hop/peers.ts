@@ -16,7 +16,7 @@ export interface Peer {
   readonly commands: readonly (readonly [string, ...string[]])[];
 }
 
-export type Flow = "http" | "big" | "grpc" | "stream" | "tcp" | "ws" | "setup";
+export type Flow = "http" | "half" | "big" | "grpc" | "stream" | "tcp" | "ws" | "setup";
 
 /** Where the routees listen. */
 export const routeePorts = { http: 9000, grpc: 9005, ws: 9006, tcp: 9950 } as const;
@@ -49,6 +49,15 @@ export function peersOf(flow: Flow, folder: string): Peer[] {
       return [
         haproxy(folder, { name: "haproxy-h1", ports: [9301, 9302], alpn: "", plain: "", routee: 9000 }),
         nginx(folder, [9201, 9202], 9000),
+      ];
+    case "half":
+      // Not HAProxy with an HTTP/2 hop: h2load does not see a status without its reason.
+      return [
+        haproxy(folder, { name: "haproxy-h1", ports: [9301, 9302], alpn: "", plain: "", routee: 9000 }),
+        nginx(folder, [9201, 9202], 9000),
+        ...envoyed(() =>
+          envoy(folder, { name: "envoy-h2", ports: [9411, 9412], h2: true, method: "GET", routee: 9000 }),
+        ),
       ];
     case "http":
     case "big":
