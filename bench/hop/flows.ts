@@ -54,15 +54,14 @@ const http = (path: string) => (side: Side, run: Run) =>
     headers: side.headers,
   });
 
+/** For h2load, which makes Host of it where it speaks HTTP/1.1. */
+const authorityOf = (side: Side): readonly string[] => (side.hop === undefined ? [] : [":authority: routee"]);
+
 const grpc = (path: string) => (side: Side, run: Run) =>
   h2load(`http://127.0.0.1:${side.port}${path}`, {
     ...run,
     streams: grpcStreams,
-    headers: [
-      "content-type: application/grpc",
-      "te: trailers",
-      ...(side.hop === undefined ? [] : [":authority: routee"]),
-    ],
+    headers: ["content-type: application/grpc", "te: trailers", ...authorityOf(side)],
     bodyFile: join(run.folder, "www", "unary"),
   });
 
@@ -94,7 +93,7 @@ export const flows: Readonly<Record<Flow, FlowPlan>> = {
       h2load(`http://127.0.0.1:${side.port}/`, {
         ...run,
         streams: 1,
-        headers: side.headers,
+        headers: authorityOf(side),
         http1: true,
         rate: halfRate(run),
       }),
