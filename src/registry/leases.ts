@@ -29,13 +29,14 @@ const nothing: Lapse = { ended: [], stale: [] };
  */
 export function lapse(leases: readonly Lease[], now: { atMs: number; heldUntilMs: number }): Lapse {
   if (now.atMs < now.heldUntilMs) return nothing;
-  const over = leases.filter((lease) => !lease.connected && lease.endsAtMs <= now.atMs);
+  const isOver = (lease: Lease): boolean => !lease.connected && lease.endsAtMs <= now.atMs;
+  const over = leases.filter(isOver);
   if (over.length === 0) return nothing;
-  const othersLeft = leases.some((lease) => lease.offered && !over.includes(lease));
-  const kept = othersLeft ? [] : over.filter((lease) => lease.offered);
+  const othersLeft = leases.some((lease) => lease.offered && !isOver(lease));
+  const isKept = (lease: Lease): boolean => !othersLeft && lease.offered;
   return {
-    ended: over.filter((lease) => !kept.includes(lease)).map((lease) => lease.instance),
-    stale: kept.filter((lease) => !lease.stale).map((lease) => lease.instance),
+    ended: over.filter((lease) => !isKept(lease)).map((lease) => lease.instance),
+    stale: over.filter((lease) => isKept(lease) && !lease.stale).map((lease) => lease.instance),
   };
 }
 
