@@ -115,7 +115,7 @@ const refused: Record<string, string> = {
 };
 
 test.each(doors.flatMap((door) => Object.entries(refused).map(([name, text]) => [name, door, text] as const)))(
-  "refused, and what stands behind it is no request: %s (%s)",
+  "refused, and what stands behind it is no request: %s (row 25, %s)",
   async (_, door, text) => {
     const got = await answers(door, text + smuggled);
     expect(got.statuses).toEqual([400]);
