@@ -59,7 +59,9 @@ const authorityOf = (side: Side): readonly string[] => (side.hop === undefined ?
 
 const grpc = (path: string) => (side: Side, run: Run) =>
   h2load(`http://127.0.0.1:${side.port}${path}`, {
-    ...run,
+    connections: run.connections,
+    seconds: run.seconds,
+    folder: run.folder,
     streams: grpcStreams,
     headers: ["content-type: application/grpc", "te: trailers", ...authorityOf(side)],
     bodyFile: join(run.folder, "www", "unary"),
