@@ -41,7 +41,8 @@ export function cutAnswer(exchange: ServerExchange, refusal: Refusal, began: Res
     exchange.connection.protocol === "h2" &&
     isGrpcType(fieldOf(began.fields, "content-type") ?? "");
   if (told) exchange.end(grpcStatusFields(refusal));
-  else exchange.abort({ kind: "lost", because: refusal.message });
+  // What was up to whoever asked, such as a policy that denies it now, is no fault of this side.
+  else exchange.abort({ kind: statusOf(refusal.code) < 500 ? "cancelled" : "lost", because: refusal.message });
 }
 
 /** The status that `code` has over HTTP, for counters and logs. */

@@ -323,7 +323,7 @@ export abstract class Carry extends Alarm implements BodyEvents {
     attempt.over = true;
     if (this.#phase === answered) {
       // The status is out: cutting the answer short is the only way to say that it is not whole.
-      this.released(attempt, "lost");
+      this.released(attempt, loss.kind === "cancelled" ? "given up" : "lost");
       const refusal =
         loss.kind === "invalid" ? upstreamInvalid(this.service) : upstreamLost(this.exchange.head.method, this.service);
       this.#cut(refusal);

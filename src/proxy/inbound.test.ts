@@ -28,6 +28,7 @@ import { Meters } from "./meters.ts";
 import { proxyOptions } from "./options.ts";
 import { Routes } from "./routes.ts";
 import { buildSnapshot } from "./snapshot.ts";
+import { StandingCalls } from "./standing.ts";
 
 const web = { id: idOf("web"), leaf: {} as never };
 const evil = { id: idOf("evil"), leaf: {} as never };
@@ -89,7 +90,9 @@ function inboundBench(
       { port: { name: "more", port: 9090, protocol: "http" }, sender: other },
     ],
     budget: new RetryBudget(defaultsOf(resilienceOptions)),
+    standing: new StandingCalls(clock, options.drainMs),
   };
+  snapshot.subscribe((next, before) => context.standing.follow(next, before));
   const ask = (asked: Asked = {}): FakeServerExchange => {
     const exchange = new FakeServerExchange({
       protocol: "h2",
@@ -556,4 +559,129 @@ test("TRACE is refused before anything is decided", () => {
   const exchange = bench.ask({ method: "TRACE" });
   expect([exchange.answer?.status, codeOf(exchange)]).toEqual([501, "METHOD_UNSUPPORTED"]);
   expect(bench.routee.requests).toEqual([]);
+});
+
+const forWeb = (more: Partial<Rule> = {}): AuthorizationPolicy[] => [allow("orders", [{ ...rules[0], ...more }])];
+const own = (policies: readonly AuthorizationPolicy[], providers: readonly JwtProvider[] = [corp(true)]) =>
+  buildSnapshot([
+    ["own", { policies }],
+    ...providers.map((one) => [`provider/${one.namespace}/${one.name}`, one] as const),
+  ]);
+
+test("a policy that now denies ends what it once allowed: tunnels, WebSockets, streams; and nothing else", async () => {
+  const bench = inboundBench();
+  const tunnel = bench.ask({ ...connect });
+  bench.tcp.last.respond(200, [], false);
+  const socket = bench.ask({ upgrade: "websocket", body: true, path: "/rooms" });
+  bench.routee.last.respond(101, [], false);
+  const stream = bench.ask({ path: "/watch" });
+  const streaming = bench.routee.last;
+  streaming.respond(200, [], false);
+  const grpc = bench.ask({ method: "POST", body: true, path: "/s/m", fields: ["content-type", "application/grpc"] });
+  const calling = bench.routee.last;
+  calling.respond(200, ["content-type", "application/grpc"], false);
+  const all = [tunnel, socket, stream, grpc];
+  expect(bench.context.standing.size).toBe(4);
+  // Another caller comes, and a port and its paths are named: whoever is here may still be.
+  const wide: Rule[] = [
+    { from: [{ services: ["web.default", "shop.default"] }], to: [{ ports: [6379] }, { paths: ["/*"] }] },
+  ];
+  bench.snapshot.publish(own([allow("orders", wide)]));
+  await bench.settle();
+  expect(all.map(({ over }) => over)).toEqual(["no", "no", "no", "no"]);
+  bench.snapshot.publish(own(forWeb({ to: [{ paths: ["/watch"] }] })));
+  await bench.settle();
+  expect(all.map(({ over, loss }) => [over, loss?.kind])).toEqual([
+    ["aborted", "cancelled"],
+    ["aborted", "cancelled"],
+    ["no", undefined],
+    ["ended", undefined],
+  ]);
+  expect([fieldOf(grpc.trailers ?? [], "grpc-status"), fieldOf(grpc.trailers ?? [], "x-hauberk-code")]).toEqual([
+    "7",
+    "DENIED",
+  ]);
+  expect([bench.tcp.last.aborted?.kind, calling.aborted?.kind, streaming.aborted]).toEqual([
+    "cancelled",
+    "cancelled",
+    undefined,
+  ]);
+  streaming.finish();
+  expect(stream.over).toBe("ended");
+  expect([bench.context.openTunnels.value, bench.context.openRequests.value, bench.context.standing.size]).toEqual([
+    0, 0, 0,
+  ]);
+});
+
+test("what only waits for its answer has a drain's time to get it, and is refused then", async () => {
+  const bench = inboundBench({ options: { drainMs: 5_000 } });
+  const quick = bench.ask({ method: "POST", body: true });
+  const { last } = bench.routee;
+  const slow = bench.ask({ method: "POST", body: true, path: "/upload" });
+  bench.snapshot.publish(own([]));
+  await bench.settle();
+  last.respond(200, [], true);
+  expect([quick.answer?.status, slow.answer]).toEqual([200, undefined]);
+  bench.clock.advance(5_000);
+  await bench.settle();
+  expect([slow.answer?.status, codeOf(slow)]).toEqual([404, "SERVICE_UNKNOWN"]);
+  expect(bench.context.standing.size).toBe(0);
+});
+
+test("a stream whose token has expired since is not cut by a policy that still allows it, and is by another claim", async () => {
+  const expiring = corp(false);
+  const bench = inboundBench({ policies: wantsToken, providers: [expiring] });
+  const expiresAt = Math.floor(bench.clock.wallMs() / 1_000) + 60;
+  const stream = bench.ask({ fields: ["authorization", `Bearer ${token({ scope: "read", exp: expiresAt })}`] });
+  await until(bench, () => bench.routee.requests.length > 0);
+  bench.routee.last.respond(200, [], false);
+  bench.clock.advance(3_600_000);
+  const claims = (scope: string): AuthorizationPolicy[] =>
+    forWeb({ jwt: { provider: "corp", claims: { scope: [scope] } }, to: [{ methods: ["GET"] }] });
+  bench.snapshot.publish(
+    buildSnapshot(
+      [
+        ["own", { policies: claims("read") }],
+        ["provider/default/corp", expiring],
+      ],
+      bench.snapshot.read(),
+    ),
+  );
+  for (let i = 0; i < 20; i++) await bench.settle();
+  expect(stream.over).toBe("no");
+  bench.snapshot.publish(
+    buildSnapshot(
+      [
+        ["own", { policies: claims("write") }],
+        ["provider/default/corp", expiring],
+      ],
+      bench.snapshot.read(),
+    ),
+  );
+  await until(bench, () => stream.over !== "no");
+  expect(stream.over).toBe("aborted");
+});
+
+test("a call whose token was verified while policy changed is judged by what came meanwhile", async () => {
+  const bench = inboundBench({ policies: wantsToken, providers: [corp(true)] });
+  const exchange = bench.ask({
+    body: true,
+    fields: ["authorization", `Bearer ${token({ scope: "read", jti: "late" })}`],
+  });
+  bench.snapshot.publish(own([]));
+  await until(bench, () => exchange.answer !== undefined);
+  expect(codeOf(exchange)).toBe("SERVICE_UNKNOWN");
+});
+
+test("a stream of before a policy wanted a token goes on with the token that it brought, and ends without", async () => {
+  const bench = inboundBench({ providers: [corp(true)] });
+  const [brought, none] = [["authorization", `Bearer ${token({ scope: "read" })}`], []].map((fields) => {
+    const exchange = bench.ask({ fields });
+    bench.routee.last.respond(200, [], false);
+    return exchange;
+  });
+  bench.snapshot.publish(own(wantsToken));
+  await until(bench, () => none?.over !== "no");
+  for (let i = 0; i < 20; i++) await bench.settle();
+  expect([brought?.over, none?.over]).toEqual(["no", "aborted"]);
 });

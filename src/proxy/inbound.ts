@@ -29,6 +29,7 @@ import {
 import type { Route, Routes } from "./routes.ts";
 import { respell } from "./spelling.ts";
 import type { Snapshot } from "./snapshot.ts";
+import type { Standing, StandingCalls } from "./standing.ts";
 
 /** Takes requests for one declared port of the routee, and connects as it needs to. */
 export type RouteeSender = Pick<ClientConnection, "request">;
@@ -55,13 +56,15 @@ export interface InboundContext extends CarryContext {
   /** The ports of the routee; the first that is not TCP is the default. */
   readonly ports: readonly DeclaredPort[];
   readonly budget: RetryBudget;
+  /** What was let in, for as long as it lasts. */
+  readonly standing: StandingCalls;
 }
 
 export function inboundHandler(context: InboundContext): Handler {
   return (exchange) => new InboundCall(context, exchange).start();
 }
 
-class InboundCall extends Carry implements Call {
+class InboundCall extends Carry implements Call, Standing {
   // What policy sees.
   readonly principal: SpiffeId | undefined;
   readonly method: string;
@@ -190,14 +193,58 @@ class InboundCall extends Carry implements Call {
         if (this.isOver) return;
         this.#states = new Map(names.map((name, i) => [name, states[i] as TokenState]));
         this.#decide(snapshot);
+        // It may have taken a while, and nobody has judged this call by what came meanwhile.
+        this.judgeAgain();
       })
-      .catch((thrown: unknown) => {
-        this.#context.log.error("a request failed in an unforeseen way", {
-          because: messageOf(thrown),
-          requestId: this.requestId,
-        });
-        this.refuse(unforeseen);
-      });
+      .catch((thrown: unknown) => this.#fault(thrown));
+  }
+
+  /** Policies or providers have changed. What was known of the token when the call came stands, also where it has expired since. */
+  judgeAgain(): void {
+    const snapshot = this.#context.snapshot.read();
+    const before = this.#snapshot;
+    if (this.isOver || before === undefined || snapshot === before) return;
+    const { verifier, options } = this.#context;
+    this.#snapshot = snapshot;
+    const known = this.#states;
+    const states = new Map<string, TokenState>();
+    this.#states = states;
+    if (!this.#tcp) {
+      this.#bearer = verifier.bearers.read(this.notes.authorization, this.notes.authorizations, options.tokenMaxBytes);
+      for (const name of snapshot.own.policies.providers) {
+        const same = snapshot.providers.get(name) === before.providers.get(name);
+        const state = (same ? known?.get(name) : undefined) ?? verifier.check(name, this.#bearer, snapshot.providers);
+        if (state !== undefined) states.set(name, state);
+      }
+    }
+    const missing = this.#tcp ? [] : snapshot.own.policies.providers.filter((name) => !states.has(name));
+    if (missing.length === 0) return this.#decideAgain(snapshot);
+    Promise.all(missing.map((name) => verifier.verify(name, this.#bearer, snapshot.providers)))
+      .then((found) => {
+        missing.forEach((name, i) => states.set(name, found[i] as TokenState));
+        if (!this.isOver && this.#states === states) this.#decideAgain(snapshot);
+      })
+      .catch((thrown: unknown) => this.#fault(thrown));
+  }
+
+  #decideAgain(snapshot: Snapshot): void {
+    const { principal, method, path, host, port, sourceAddress } = this;
+    // As they came: what goes to the routee has labels of ours among them.
+    const fields = this.#tcp ? [] : takeRequest(this.exchange.head).fields;
+    const token = (provider: string): TokenState => this.token(provider);
+    const call = { principal, method, path, host, port, fields, sourceAddress, token };
+    const decision = decide(snapshot.own.policies, call);
+    if (decision.verdict === "allow") return;
+    this.decidedBy = decision.by;
+    this.#refuseCall(decision.code ?? "DENIED", snapshot);
+  }
+
+  #fault(thrown: unknown): void {
+    this.#context.log.error("a request failed in an unforeseen way", {
+      because: messageOf(thrown),
+      requestId: this.requestId,
+    });
+    this.refuse(unforeseen);
   }
 
   #decide(snapshot: Snapshot): void {
@@ -209,7 +256,10 @@ class InboundCall extends Carry implements Call {
     if (decision.verdict !== "allow") return this.#refuseCall(decision.code ?? "DENIED", snapshot);
     if (context.openRequests.value > context.options.inboundRequestsMax) return this.refuse(tooMany);
     context.budget.deposit(this.startedMs);
+    const { providers } = snapshot.own.policies;
+    if (!this.#tcp && providers.length > 0) this.#states ??= new Map(providers.map((name) => [name, this.token(name)]));
     this.#complete(snapshot);
+    context.standing.add(this);
     this.#send();
   }
 
@@ -289,6 +339,10 @@ class InboundCall extends Carry implements Call {
 
   protected override stopWaiting(): void {
     // A verification that nobody waits for any more only fills the cache.
+  }
+
+  protected override ended(): void {
+    this.#context.standing.delete(this);
   }
 
   protected override requestComplete(): void {

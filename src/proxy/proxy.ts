@@ -43,6 +43,7 @@ import type { OutboundContext } from "./outbound.ts";
 import type { PlainAddress, PlainListener } from "./plain-listener.ts";
 import { Routes } from "./routes.ts";
 import type { Snapshot } from "./snapshot.ts";
+import { StandingCalls } from "./standing.ts";
 import { TcpRefusals } from "./tcp-refusals.ts";
 import { Upstreams } from "./upstream.ts";
 
@@ -188,7 +189,11 @@ export class Proxy {
   async start(): Promise<void> {
     const { snapshot, identity, outbound, to, clock, metrics } = this.#context;
     this.#cancels.push(
-      snapshot.subscribe((next) => this.#follow(next)),
+      snapshot.subscribe((next, before) => {
+        this.#follow(next);
+        this.#inbound.standing.follow(next, before);
+      }),
+      () => this.#inbound.standing.end(),
       identity.subscribe((next, before) => this.#renewed(next, before)),
       repeat(clock, tickMs, () => this.#upstreams.tick(clock.monotonicMs())),
     );
@@ -303,6 +308,7 @@ export class Proxy {
       ownId: () => identity.read()?.id.text ?? "",
       ports: this.#declare(),
       budget: new RetryBudget(options.resilience),
+      standing: new StandingCalls(clock, options.proxy.drainMs),
     };
   }
 

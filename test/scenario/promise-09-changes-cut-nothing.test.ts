@@ -68,14 +68,17 @@ test("a configuration change never cuts a connection: a streaming answer goes on
   expect(sumOf(await metricsOf(orders), "hauberk_connections_opened_total")).toBe(opened);
 });
 
-test("a policy that now denies refuses new requests at both ends", async () => {
+test("a policy that now denies refuses new requests at both ends, and ends the streams that it once allowed", async () => {
   expect(await statusOf("/")).toBe(200);
+  const stream = await open("/stream/denied");
+  await next("/stream/denied", stream, "while it is allowed");
   const deny = allow("web", "orders").replace("ALLOW", "DENY").replace("web-calls", "web-never-calls");
   await applyText(mesh, allow("web", "orders") + deny);
   await eventually("web is denied", 5_000, async () => ([403, 404].includes(await statusOf("/")) ? true : undefined));
   const before = routee.requests.length;
   expect(await statusOf("/again")).not.toBe(200);
   expect(routee.requests.length).toBe(before);
+  await eventually("the stream is cut", 5_000, async () => (stream.text().startsWith("cut:") ? true : undefined));
   // The refusal came over the very connection that was served before: it was refused, not cut.
   expect(kept.size).toBe(1);
 });

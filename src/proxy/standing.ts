@@ -1,0 +1,63 @@
+import type { Clock } from "../base/clock.ts";
+import { inTurns } from "../transport/turns.ts";
+import type { Snapshot } from "./snapshot.ts";
+
+/** A call that policy allowed and that is not over. */
+export interface Standing {
+  /** Its answer has begun: it is a stream, or an open tunnel. */
+  readonly headWritten: boolean;
+  /** Decides once more, by the snapshot of now; ends the call where that says no. */
+  judgeAgain(): void;
+}
+
+/** A turn takes a millisecond or less then. */
+const callsPerTurn = 200;
+
+/**
+ * The calls that were let in. A change of configuration cuts nothing unless policy now denies it (DESIGN, promise 9): a
+ * queue's connection lasts for weeks, so whoever may not open it any more may not keep it either. Streams and tunnels are
+ * judged at once; what only waits for its answer may have acted already, and is left up to `graceMs` to end by itself.
+ */
+export class StandingCalls {
+  readonly #calls = new Set<Standing>();
+  readonly #clock: Clock;
+  readonly #graceMs: number;
+  #cancel: (() => void) | undefined = undefined;
+
+  constructor(clock: Clock, graceMs: number) {
+    this.#clock = clock;
+    this.#graceMs = graceMs;
+  }
+
+  get size(): number {
+    return this.#calls.size;
+  }
+
+  add(call: Standing): void {
+    this.#calls.add(call);
+  }
+
+  delete(call: Standing): void {
+    this.#calls.delete(call);
+  }
+
+  follow(next: Snapshot, before: Snapshot): void {
+    if (next.own === before.own && sameProviders(next, before)) return;
+    inTurns(this.#calls, callsPerTurn, (call) => {
+      if (call.headWritten) call.judgeAgain();
+    });
+    this.#cancel ??= this.#clock.after(this.#graceMs, () => {
+      this.#cancel = undefined;
+      inTurns(this.#calls, callsPerTurn, (call) => call.judgeAgain());
+    });
+  }
+
+  end(): void {
+    this.#cancel?.();
+  }
+}
+
+/** Of those that the own policies name. */
+function sameProviders(next: Snapshot, before: Snapshot): boolean {
+  return next.own.policies.providers.every((name) => next.providers.get(name) === before.providers.get(name));
+}
