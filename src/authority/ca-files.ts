@@ -13,6 +13,7 @@ import {
 import { dirname, join } from "node:path";
 import { HauberkError, isRefusal, refuse, type Refusal } from "../base/errors.ts";
 import { randomId, type Random } from "../base/random.ts";
+import { syncPath } from "../storage/sync-path.ts";
 import { readCertificate, type Certificate } from "../x509/certificate.ts";
 import { openKey } from "../x509/encrypted-key.ts";
 import { spkiOf } from "../x509/keys.ts";
@@ -132,7 +133,7 @@ export function writeNewFiles(folder: string, files: readonly CaFile[], random: 
       if ((thrown as { code?: string }).code === "EEXIST") return exists(target);
       throw thrown;
     }
-    syncFolder(dirname(target));
+    syncPath(dirname(target));
   }
   return true;
 }
@@ -164,15 +165,6 @@ function moveNew(draft: string, target: string): void {
     return;
   }
   rmSync(draft);
-}
-
-function syncFolder(folder: string): void {
-  const handle = openSync(folder, "r");
-  try {
-    fsyncSync(handle);
-  } finally {
-    closeSync(handle);
-  }
 }
 
 function exists(path: string): Refusal {

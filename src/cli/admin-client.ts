@@ -55,6 +55,16 @@ export class AdminClient {
     return client;
   }
 
+  /** Does `work` with a client of its own, and closes it. */
+  static async use<T>(input: Input, work: (client: AdminClient) => Promise<T>): Promise<T> {
+    const client = await AdminClient.open(input);
+    try {
+      return await work(client);
+    } finally {
+      await client.close();
+    }
+  }
+
   /** @throws HauberkError the refusal that the control plane gave, or UNAVAILABLE where it cannot be reached. */
   async call<T>(method: "GET" | "POST" | "PUT" | "DELETE", path: string, body?: unknown): Promise<T> {
     let status: number;

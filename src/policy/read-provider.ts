@@ -1,23 +1,11 @@
 import { createPublicKey } from "node:crypto";
 import { messageOf } from "../base/errors.ts";
+import { jwtAlgorithms } from "../base/jwt-algorithms.ts";
 import { isLocal, isLoopback, parseAddress } from "../base/ip-address.ts";
 import type { JwtKeys, JwtProvider } from "./resource.ts";
 import { flag, list, map, oneOf, text, type At, type Desk, type Read } from "./yaml-shape.ts";
 
 /** `JwtProvider`: whose tokens, for whom, signed how, and where its keys come from. */
-const jwtAlgorithms = [
-  "ES256",
-  "ES384",
-  "ES512",
-  "RS256",
-  "RS384",
-  "RS512",
-  "PS256",
-  "PS384",
-  "PS512",
-  "EdDSA",
-] as const;
-
 type Jwk = Readonly<Record<string, unknown>>;
 
 const jwksBytesMax = 131_072;

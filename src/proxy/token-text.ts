@@ -1,4 +1,5 @@
 import { isRefusal, refuse, type Refusal } from "../base/errors.ts";
+import { jwtAlgorithms } from "../base/jwt-algorithms.ts";
 import type { JwtProvider } from "../policy/resource.ts";
 
 /** What a compact JWS says before anybody verified it: only for choosing keys and for refusing early. */
@@ -8,20 +9,8 @@ export interface TokenText {
   readonly issuer: string | undefined;
 }
 
-/** Asymmetric signatures only: `none` and every HMAC are missing on purpose (RFC 8725, 3.1 and 3.2). */
-export const signatureAlgorithms: ReadonlySet<string> = new Set([
-  "RS256",
-  "RS384",
-  "RS512",
-  "PS256",
-  "PS384",
-  "PS512",
-  "ES256",
-  "ES384",
-  "ES512",
-  "EdDSA",
-  "Ed25519",
-]);
+/** As a policy may list them; looked at again here, because a snapshot comes over the network. */
+export const signatureAlgorithms: ReadonlySet<string> = new Set(jwtAlgorithms);
 
 const depthMax = 16;
 const part = /^[A-Za-z0-9_-]+$/;

@@ -4,10 +4,11 @@ import { SeededRandom } from "../../test/support/seeded-random.ts";
 import { defaultsOf } from "../base/options.ts";
 import { Published } from "../base/published.ts";
 import type { Down, ServiceView, StateEntry, Up } from "../contract/watch.ts";
+import type { WatchEvents } from "../identity/control-client.ts";
 import { silent, type Logger } from "../telemetry/logger.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import { sidecarOptions } from "./options.ts";
-import { WatchClient, type WatchEvents } from "./watch-client.ts";
+import { WatchClient } from "./watch-client.ts";
 import { nothingYet, type WatchState } from "./watch-state.ts";
 
 const options = defaultsOf(sidecarOptions);

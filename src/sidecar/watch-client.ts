@@ -3,23 +3,12 @@ import { HauberkError, isRefusal, messageOf } from "../base/errors.ts";
 import type { OptionValues } from "../base/options.ts";
 import { Published } from "../base/published.ts";
 import type { Random } from "../base/random.ts";
-import type { Down, Registration, ServiceView, Up } from "../contract/watch.ts";
+import type { Down, Registration, ServiceView } from "../contract/watch.ts";
+import type { WatchEvents, WatchStream } from "../identity/control-client.ts";
 import type { Logger } from "../telemetry/logger.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import type { sidecarOptions } from "./options.ts";
 import { apply, servicesOf, type WatchState } from "./watch-state.ts";
-
-/** An open watch: one full-duplex stream of messages. */
-export interface WatchStream {
-  readonly localAddress: string;
-  send(message: Up): void;
-  close(because: string): void;
-}
-
-export interface WatchEvents {
-  down(message: Down): void;
-  closed(because: string): void;
-}
 
 export interface WatchContext {
   /** Opens a stream with this identity; throws where no control plane can be reached. */

@@ -1,9 +1,10 @@
-import { closeSync, copyFileSync, existsSync, fsyncSync, linkSync, openSync, renameSync, rmSync } from "node:fs";
+import { closeSync, copyFileSync, existsSync, linkSync, openSync, renameSync, rmSync } from "node:fs";
 import { dirname } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { HauberkError, messageOf } from "../base/errors.ts";
 import { openSqliteStore, type SqliteStoreContext } from "./sqlite-store.ts";
 import type { Store } from "./store.ts";
+import { syncPath } from "./sync-path.ts";
 
 /**
  * A whole copy of the store of one moment, in a new 0600 file, also while a control plane writes to it. Copying the file would
@@ -34,8 +35,8 @@ export function backUpStore(file: string, to: string): void {
     } finally {
       db.close();
     }
-    sync(to);
-    sync(dirname(to));
+    syncPath(to);
+    syncPath(dirname(to));
   } catch (thrown) {
     rmSync(to, { force: true });
     throw new HauberkError(
@@ -71,7 +72,7 @@ export async function restoreStore(
     } finally {
       await store.close();
     }
-    sync(draft);
+    syncPath(draft);
     const kept = existsSync(file) ? use.keepAs : undefined;
     if (kept !== undefined) {
       settleLog(file);
@@ -79,7 +80,7 @@ export async function restoreStore(
     }
     renameSync(draft, file);
     for (const name of [`${file}-wal`, `${file}-shm`]) rmSync(name, { force: true });
-    sync(dirname(file));
+    syncPath(dirname(file));
     return kept;
   } catch (thrown) {
     for (const name of [draft, `${draft}-wal`, `${draft}-shm`]) rmSync(name, { force: true });
@@ -131,15 +132,6 @@ function keep(file: string, as: string): void {
   } catch (thrown) {
     if ((thrown as { code?: string }).code === "EEXIST") throw thrown;
     copyFileSync(file, as);
-    sync(as);
-  }
-}
-
-function sync(path: string): void {
-  const handle = openSync(path, "r");
-  try {
-    fsyncSync(handle);
-  } finally {
-    closeSync(handle);
+    syncPath(as);
   }
 }

@@ -1,4 +1,4 @@
-import { chmodSync, closeSync, fsyncSync, lstatSync, mkdirSync, openSync } from "node:fs";
+import { chmodSync, closeSync, lstatSync, mkdirSync, openSync } from "node:fs";
 import { dirname } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import type { Clock } from "../base/clock.ts";
@@ -11,6 +11,7 @@ import { migrate } from "./sqlite-schema.ts";
 import { SqliteReads, Statements } from "./sqlite-reads.ts";
 import { SqliteTx } from "./sqlite-tx.ts";
 import type { Store, StoreTx } from "./store.ts";
+import { syncPath } from "./sync-path.ts";
 
 /**
  * The store inside the process, on node:sqlite. Two connections to one file: transactions run on the writer, one after
@@ -72,9 +73,7 @@ function protect(file: string): void {
 /** SQLite syncs the file and its own folder; folders that were made for it a moment ago are not safe by that. */
 function syncFolders(folder: string): void {
   try {
-    const handle = openSync(folder, "r");
-    fsyncSync(handle);
-    closeSync(handle);
+    syncPath(folder);
   } catch {
     return; // Not this user's: then this user did not make what is in it.
   }

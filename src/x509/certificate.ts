@@ -6,6 +6,7 @@
 import { createPublicKey, hash, type KeyObject } from "node:crypto";
 import { refuse, type Refusal } from "../base/errors.ts";
 import { DerError, DerReader, contextTag, onlySequence, tags } from "./der-reader.ts";
+import { keyOfSpki } from "./keys.ts";
 import { noExtensions, readExtensions, type Extensions } from "./extensions.ts";
 
 export type { KeyUsage } from "./extensions.ts";
@@ -51,7 +52,7 @@ export function readCertificate(bytes: Buffer): Certificate | Refusal {
 export function tryPublicKeyOf(certificate: Certificate): KeyObject | undefined {
   const known = keys.get(certificate);
   if (known !== undefined) return known;
-  const key = certificate.ca ? issuerKey(certificate.spki) : importKey(certificate.spki);
+  const key = certificate.ca ? issuerKey(certificate.spki) : keyOfSpki(certificate.spki);
   if (key !== undefined) keys.set(certificate, key);
   return key;
 }
@@ -145,17 +146,9 @@ function issuerKey(spki: Buffer): KeyObject | undefined {
   const name = spki.toString("latin1");
   const known = issuerKeys.get(name);
   if (known !== undefined) return known;
-  const key = importKey(spki);
+  const key = keyOfSpki(spki);
   if (key === undefined) return undefined;
   if (issuerKeys.size >= issuerKeysMax) issuerKeys.delete(issuerKeys.keys().next().value as string);
   issuerKeys.set(name, key);
   return key;
-}
-
-function importKey(spki: Buffer): KeyObject | undefined {
-  try {
-    return createPublicKey({ key: spki, format: "der", type: "spki" });
-  } catch {
-    return undefined;
-  }
 }

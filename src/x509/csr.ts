@@ -1,9 +1,9 @@
-import { createPublicKey, sign, verify, type KeyObject } from "node:crypto";
+import { sign, verify, type KeyObject } from "node:crypto";
 import { refuse, type Refusal } from "../base/errors.ts";
 import { DerError, DerReader, contextTag, onlySequence, tags } from "./der-reader.ts";
 import { bitOctets, explicit, sequence, smallInteger } from "./der-writer.ts";
 import { readExtensions } from "./extensions.ts";
-import { ecdsaSha256, isP256Spki, spkiOf } from "./keys.ts";
+import { ecdsaSha256, isP256Spki, keyOfSpki, spkiOf } from "./keys.ts";
 
 /** What a request for a certificate contributes: a public key and the proof of its private half. */
 export interface CertificateRequest {
@@ -37,7 +37,7 @@ export function readCsr(bytes: Buffer): CertificateRequest | Refusal {
     throw thrown;
   }
   const { info, spki, algorithm, signature, names } = request;
-  const publicKey = isP256Spki(spki) ? importKey(spki) : undefined;
+  const publicKey = isP256Spki(spki) ? keyOfSpki(spki) : undefined;
   if (publicKey === undefined) {
     return refuse(
       "CSR_KEY_REFUSED",
@@ -87,15 +87,6 @@ function readAttributes(attributes: DerReader): readonly string[] {
     names = [...asked.uris, ...asked.dnsNames];
   }
   return names;
-}
-
-function importKey(spki: Buffer): KeyObject | undefined {
-  try {
-    // OpenSSL refuses a point that is not on the curve.
-    return createPublicKey({ key: spki, format: "der", type: "spki" });
-  } catch {
-    return undefined;
-  }
 }
 
 function malformed(because: string): Refusal {

@@ -23,3 +23,12 @@ export function spkiOf(key: KeyObject): Buffer {
 export function isP256Spki(spki: Buffer): boolean {
   return spki.length === p256SpkiBytes && spki.subarray(0, p256Head.length).equals(p256Head);
 }
+
+/** The public key of a SubjectPublicKeyInfo; undefined where OpenSSL knows none, or the point is not on its curve. */
+export function keyOfSpki(spki: Buffer): KeyObject | undefined {
+  try {
+    return createPublicKey({ key: spki, format: "der", type: "spki" });
+  } catch {
+    return undefined;
+  }
+}

@@ -5,8 +5,7 @@ import { systemClock } from "../system.ts";
 import { duration, show, table } from "../terminal.ts";
 
 export const run: Run = async (input) => {
-  const client = await AdminClient.open(input);
-  try {
+  return AdminClient.use(input, async (client) => {
     const path = `/v1/certificates?all=${input.on("all")}`;
     const rows = await client.list<CertificateRow>(path, (page: CertificatesAnswer) => page.certificates);
     // Names are told by sidecars that are connected; an instance that is away is known by its id alone.
@@ -31,7 +30,5 @@ export const run: Run = async (input) => {
       ),
     );
     return exits.done;
-  } finally {
-    await client.close();
-  }
+  });
 };

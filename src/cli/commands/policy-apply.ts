@@ -14,8 +14,7 @@ export const run: Run = async (input) => {
       "Name the folder that holds the .yaml files, or write the first policy into it",
     );
   }
-  const client = await AdminClient.open(input);
-  try {
+  return AdminClient.use(input, async (client) => {
     const before = await client.call<PoliciesAnswer>("GET", "/v1/policies");
     const applied = await client.call<PoliciesApplied>("PUT", "/v1/policies", {
       revision: before.revision,
@@ -28,9 +27,7 @@ export const run: Run = async (input) => {
       );
     show(input.terminal, { ...applied, dryRun: input.on("dry-run") }, () => difference(applied, input.on("dry-run")));
     return exits.done;
-  } finally {
-    await client.close();
-  }
+  });
 };
 
 function difference(applied: PoliciesApplied, dryRun: boolean): string {

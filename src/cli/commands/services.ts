@@ -5,8 +5,7 @@ import { exits, type Run } from "../command.ts";
 import { show, table } from "../terminal.ts";
 
 export const run: Run = async (input) => {
-  const client = await AdminClient.open(input);
-  try {
+  return AdminClient.use(input, async (client) => {
     const answer = await client.call<ServicesAnswer>("GET", "/v1/services");
     show(input.terminal, answer, () =>
       [endpoints(answer), "", sidecars(answer), "", `The control plane is at version ${text(answer.version)}`].join(
@@ -14,9 +13,7 @@ export const run: Run = async (input) => {
       ),
     );
     return exits.done;
-  } finally {
-    await client.close();
-  }
+  });
 };
 
 function endpoints(answer: ServicesAnswer): string {

@@ -35,8 +35,7 @@ export const run: Run = async (input) => {
   const out = input.flag("out");
   // Before a token is made that nobody could have.
   if (out !== undefined && existsSync(resolve(input.cwd, out))) throw cannotWrite(out, "EEXIST");
-  const client = await AdminClient.open(input);
-  try {
+  return AdminClient.use(input, async (client) => {
     const made = await client.call<TokenMade>("POST", "/v1/tokens", wanted);
     if (out === undefined) {
       show(input.terminal, made, () => made.token);
@@ -51,9 +50,7 @@ export const run: Run = async (input) => {
         `${out}: a token for ${made.grant}, good for ${made.usesMax} enrollment${made.usesMax === 1 ? "" : "s"} until ${new Date(made.expiresAtMs).toISOString()}`,
     );
     return exits.done;
-  } finally {
-    await client.close();
-  }
+  });
 };
 
 function writeNew(path: string, token: string): void {

@@ -5,8 +5,7 @@ import { systemClock } from "../system.ts";
 import { duration, show, table } from "../terminal.ts";
 
 export const run: Run = async (input) => {
-  const client = await AdminClient.open(input);
-  try {
+  return AdminClient.use(input, async (client) => {
     const rows = await client.list<TokenRow>("/v1/tokens", (page: { tokens: TokenRow[] }) => page.tokens);
     const tokens = rows.sort((a, b) => a.createdAtMs - b.createdAtMs);
     show(input.terminal, { tokens }, () =>
@@ -17,9 +16,7 @@ export const run: Run = async (input) => {
       ),
     );
     return exits.done;
-  } finally {
-    await client.close();
-  }
+  });
 };
 
 function stateOf(row: TokenRow): string {
