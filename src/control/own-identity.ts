@@ -2,12 +2,10 @@ import type { Clock } from "../base/clock.ts";
 import { HauberkError, isRefusal, messageOf } from "../base/errors.ts";
 import { Published } from "../base/published.ts";
 import type { Random } from "../base/random.ts";
-import { controlId } from "../base/spiffe-id.ts";
 import { renewAtMs, retryAtMs, tickMs } from "../resilience/renewal.ts";
 import type { Authority } from "../authority/authority.ts";
 import type { Logger } from "../telemetry/logger.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
-import { verifyWorkload } from "../x509/verify.ts";
 
 export interface OwnIdentityContext {
   readonly authority: Authority;
@@ -16,7 +14,7 @@ export interface OwnIdentityContext {
   readonly log: Logger;
 }
 
-/** The control plane's own certificate: made by its authority, renewed by itself, never shown before it was verified. */
+/** The control plane's own certificate: made and verified by its authority, renewed by itself. */
 export class OwnIdentity {
   readonly published: Published<TlsIdentity>;
   readonly #context: OwnIdentityContext;
@@ -53,6 +51,7 @@ export class OwnIdentity {
   #wait(identity: TlsIdentity, next: { dueMs: number; firstAtMs: number | undefined }): void {
     const { clock } = this.#context;
     if (this.#stopped) return;
+    this.#cancel(); // Of two tries that overlap, the later one's plan counts.
     const waitMs = Math.ceil(Math.min(tickMs(identity), Math.max(0, next.dueMs - clock.wallMs())));
     this.#cancel = clock.after(waitMs, () => {
       if (clock.wallMs() >= next.dueMs) void this.#try(next.firstAtMs ?? clock.wallMs());
@@ -77,14 +76,8 @@ export class OwnIdentity {
   }
 }
 
-/** A new certificate is first verified the way a stranger would verify it. */
-async function issue(context: OwnIdentityContext): Promise<TlsIdentity> {
-  const { authority, clock } = context;
+async function issue({ authority }: OwnIdentityContext): Promise<TlsIdentity> {
   const identity = await authority.issueControl();
   if (isRefusal(identity)) throw HauberkError.from(identity);
-  const { chain, roots } = identity;
-  const { trustDomain } = authority;
-  const peer = verifyWorkload({ chain, roots, trustDomain, atMs: clock.wallMs(), expect: controlId(trustDomain) });
-  if (isRefusal(peer)) throw HauberkError.from(peer);
   return identity;
 }
