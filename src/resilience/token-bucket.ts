@@ -23,9 +23,4 @@ export class TokenBucket {
     this.#tokens -= cost;
     return true;
   }
-
-  /** Whether it is full again: a bucket that is may be forgotten. */
-  isFull(nowMs: number): boolean {
-    return this.#tokens + Math.max(0, nowMs - this.#atMs) * this.#perMs >= this.#max;
-  }
 }
