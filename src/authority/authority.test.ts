@@ -207,18 +207,6 @@ test("addresses that are announced later go into tokens and answers", async () =
   bench.authority.announce(testUrls);
 });
 
-test("decisions of other rooms go into the same log", async () => {
-  await bench.authority.audit({ what: "policy-apply", who: "admin/ann", verdict: "done", reason: "revision 3" });
-  const [row] = await bench.authority.listAudit();
-  expect(JSON.parse(row?.line ?? "")).toEqual({
-    at: new Date(bench.clock.wallMs()).toISOString(),
-    what: "policy-apply",
-    who: "admin/ann",
-    verdict: "done",
-    reason: "revision 3",
-  });
-});
-
 test("what is over for long is pruned, and an instance that may still recover is kept", async () => {
   const workload = await new TestWorkload(bench.authority).enroll();
   bench.clock.advance(60 * day);

@@ -245,16 +245,6 @@ export class Authority {
     return this.#desk.store.audit(page);
   }
 
-  /** One JSON line for a decision of another room (an administrator's, a policy's). */
-  audit(entry: {
-    readonly what: string;
-    readonly who: string;
-    readonly verdict: "done" | "refused";
-    readonly reason: string;
-  }): Promise<void> {
-    return this.#desk.store.write((tx) => this.#desk.log.done(tx, entry));
-  }
-
   /** Deletes a portion of what is older than the limits; see `pruneLimits` in storage. */
   prune(limits: PruneLimits): Promise<Pruned> {
     return this.#desk.store.write((tx) => tx.prune(limits));

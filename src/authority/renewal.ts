@@ -1,4 +1,5 @@
 import { isRefusal, refuse, type Refusal } from "../base/errors.ts";
+import { adminId } from "../base/spiffe-id.ts";
 import type { IssuedAnswer, RenewRequest } from "../contract/enrollment.ts";
 import type { InstanceRow, LeafRow, Lineage } from "../storage/rows.ts";
 import type { StoreTx } from "../storage/store.ts";
@@ -60,7 +61,7 @@ async function renewIn(desk: Desk, tx: StoreTx, renewal: Renewal): Promise<Issue
   const { leaf, instance } = lineage as Lineage;
   const no = (refusal: Refusal) =>
     desk.log.refused(refusal, { ...about(lineage), what: "renew", parent: shown.serial, from: renewal.from }, tx);
-  const grant = await grantOf(tx, { leaf, instance });
+  const grant = await grantOf(desk, tx, { leaf, instance });
   if (isRefusal(grant)) return no(grant);
   if (leaf.seenAtMs === null) await tx.markSeen(leaf.serial, atMs);
   if (isRepeat && repeat.notAfterMs > atMs) {
@@ -79,7 +80,8 @@ async function renewIn(desk: Desk, tx: StoreTx, renewal: Renewal): Promise<Issue
 }
 
 /** Names come from the row of the instance or the administrator, never from the certificate that was shown. */
-async function grantOf(tx: StoreTx, { leaf, instance }: { leaf: LeafRow; instance: InstanceRow | undefined }) {
+async function grantOf(desk: Desk, tx: StoreTx, of: { leaf: LeafRow; instance: InstanceRow | undefined }) {
+  const { leaf, instance } = of;
   if (leaf.holder === "workload" && instance !== undefined) {
     const { identity, service, namespace } = instance;
     return { holder: "workload", identity, service, namespace } as const;
@@ -87,8 +89,7 @@ async function grantOf(tx: StoreTx, { leaf, instance }: { leaf: LeafRow; instanc
   if (leaf.holder === "administrator") {
     const admin = await liveAdmin(tx, leaf);
     if (isRefusal(admin)) return admin;
-    const trustDomain = (await tx.meta()).trustDomain;
-    return { holder: "administrator", identity: `spiffe://${trustDomain}/admin/${admin.name}` } as const;
+    return { holder: "administrator", identity: adminId(desk.trustDomain, admin.name) } as const;
   }
   return refuse(
     "NOT_A_WORKLOAD",

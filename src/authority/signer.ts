@@ -2,7 +2,7 @@ import { hash } from "node:crypto";
 import { assert, HauberkError, isRefusal, refuse, type Refusal } from "../base/errors.ts";
 import type { OptionValues } from "../base/options.ts";
 import type { Random } from "../base/random.ts";
-import { controlId, serviceId } from "../base/spiffe-id.ts";
+import { adminId, controlId, serviceId } from "../base/spiffe-id.ts";
 import type { LeafHolder, LeafRow } from "../storage/rows.ts";
 import { readCertificate } from "../x509/certificate.ts";
 import { readCsr, type CertificateRequest } from "../x509/csr.ts";
@@ -118,7 +118,7 @@ export class Signer {
     for (const [holder, name, identity] of [
       ["workload", "workload", serviceId(trustDomain, names)],
       ["control", "control", controlId(trustDomain)],
-      ["administrator", "admin", `spiffe://${trustDomain}/admin/probe`],
+      ["administrator", "admin", adminId(trustDomain, "probe")],
     ] as const) {
       const wish: LeafWish = { holder, owner: "", identity, spki, parent: null, token: null, ...names };
       const certificate = readCertificate(Buffer.from(this.sign(wish, life).der));
