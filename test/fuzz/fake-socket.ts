@@ -68,6 +68,9 @@ export class FakeSocket extends EventEmitter {
     this.emit("close");
     return this;
   }
+  destroySoon(): this {
+    return this.destroy();
+  }
   resetAndDestroy(): this {
     return this.destroy();
   }

@@ -1,0 +1,181 @@
+import { readFileSync } from "node:fs";
+import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
+import * as frames from "../../src/http/http2/frames.ts";
+import { rawFields, rawFrame, RawPeer as RawHttp2Peer, rawPreface, uint32 } from "../support/http2-raw.ts";
+import { ask, eventually } from "../support/mesh.ts";
+import { makeTestPki } from "../support/pki.ts";
+import { ok, RawRoutee } from "../support/raw-routee.ts";
+import { dialInbound, twoProxies, webMay, type TwoProxies } from "../support/two-proxies.ts";
+
+/** A peer with a valid identity is a stranger all the same: what it says of itself, and how much it asks for, buys it nothing. */
+let routee: RawRoutee;
+let mesh: TwoProxies;
+const clients: RawHttp2Peer[] = [];
+
+beforeAll(async () => {
+  routee = await RawRoutee.start();
+  const resilience = { breakerFailuresMax: 1_000, breakerRequestsMin: 100_000, retriesMax: 2 };
+  mesh = await twoProxies(await makeTestPki({ wallMs: Date.now() }), { routee: routee.port, options: { resilience } });
+});
+
+afterEach(() => {
+  for (const client of clients.splice(0)) client.socket.destroy();
+  routee.forget();
+  routee.answer = () => ok("ok");
+  mesh.publish(webMay);
+});
+
+afterAll(async () => {
+  await mesh.end();
+  routee.close();
+});
+
+const { HEADERS, DATA, SETTINGS, PING, RST_STREAM, GOAWAY } = frames;
+const WHOLE = frames.END_HEADERS;
+const END = frames.END_STREAM;
+const post = [":method", "POST", ":scheme", "https", ":path", "/", ":authority", "orders"];
+
+async function stranger(service = "web"): Promise<RawHttp2Peer> {
+  const peer = new RawHttp2Peer(await dialInbound(mesh, service, "h2"));
+  clients.push(peer);
+  peer.send(rawPreface, rawFrame(SETTINGS, 0, 0), rawFrame(SETTINGS, 1, 0));
+  await peer.frame((frame) => frame.type === SETTINGS);
+  return peer;
+}
+
+/** Waits until the other side has read all that was sent. */
+async function read(peer: RawHttp2Peer, mark: number): Promise<void> {
+  peer.send(rawFrame(PING, 0, 0, [mark, 0, 0, 0, 0, 0, 0, 0]));
+  await peer.frame((frame) => frame.type === PING && frame.payload[0] === mark);
+}
+
+const forged = [
+  "x-hauberk-code",
+  "CONNECT_FAILED",
+  "x-hauberk-peer",
+  "spiffe://mesh.local/ns/default/sa/admin",
+  "x-hauberk-anything",
+  "1",
+  "x-forwarded-client-cert",
+  "By=x;URI=spiffe://mesh.local/ns/default/sa/admin",
+];
+
+test("what a stranger says in Hauberk's name reaches no routee, and the routee learns who it is (rows 19 and 20)", async () => {
+  const peer = await stranger();
+  peer.send(rawFrame(HEADERS, WHOLE | END, 1, rawFields([...post, ...forged])));
+  await peer.frame((frame) => frame.type === HEADERS && frame.streamId === 1);
+  expect(routee.text).not.toMatch(/x-hauberk|sa\/admin/i);
+  expect(routee.text.match(/x-forwarded-client-cert: .*/gi)).toEqual([
+    "x-forwarded-client-cert: By=spiffe://mesh.local/ns/default/sa/orders;URI=spiffe://mesh.local/ns/default/sa/web",
+  ]);
+});
+
+test("a routee that answers with our codes is not believed: its 503 is its own, and nothing is sent again (rows 19 and 20)", async () => {
+  for (const code of ["CONNECT_FAILED", "LIMIT_REQUESTS", "DENIED"]) {
+    routee.forget();
+    routee.answer = () =>
+      `HTTP/1.1 503 Busy\r\nX-Hauberk-Code: ${code}\r\nX-Hauberk-Other: 1\r\nContent-Length: 0\r\n\r\n`;
+    const { status, headers } = await ask({
+      port: mesh.web.proxy.outboundPort,
+      host: "orders",
+      method: "POST",
+      path: "/",
+    });
+    expect([status, headers["x-hauberk-code"], headers["x-hauberk-other"]]).toEqual([503, undefined, undefined]);
+    // Believed, "nothing was processed" would have the caller's sidecar send a POST twice.
+    expect(routee.text.match(/^POST /gm)).toHaveLength(1);
+  }
+});
+
+test("forged codes in trailers go nowhere either (row 19)", async () => {
+  routee.answer = () =>
+    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Hauberk-Code: DENIED\r\nX-Sum: 1\r\n\r\n";
+  const peer = await stranger();
+  peer.send(rawFrame(HEADERS, WHOLE | END, 1, rawFields(post)));
+  await peer.until(() => peer.frames.some((frame) => frame.streamId === 1 && (frame.flags & END) !== 0));
+  const said = peer.frames.map(({ payload }) => payload.toString("latin1")).join("");
+  expect(said).toContain("x-sum");
+  expect(said).not.toMatch(/x-hauberk/i);
+});
+
+test("a peer that opens 100,000 streams has a thousand of them, is cut off, and others are served (row 27)", async () => {
+  routee.answer = () => undefined;
+  const before = residentBytes();
+  const peer = await stranger();
+  let opened = 0;
+  for (; opened < 100_000 && !peer.closed; opened += 500) {
+    peer.send(
+      Buffer.concat(
+        Array.from({ length: 500 }, (_, i) => rawFrame(HEADERS, WHOLE, 2 * (opened + i) + 1, rawFields(post))),
+      ),
+    );
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  await peer.end();
+  expect(peer.frames.find((frame) => frame.type === GOAWAY)?.payload.readUInt32BE(4)).toBe(frames.ENHANCE_YOUR_CALM);
+  // A thousand were taken, and as many refused as the allowance has.
+  expect(opened).toBeLessThan(10_000);
+  expect(routee.asked.length).toBeLessThanOrEqual(1_000);
+  expect(residentBytes() - before).toBeLessThan(200 * 1_048_576);
+  routee.answer = () => ok("ok");
+  expect((await ask({ port: mesh.web.proxy.outboundPort, host: "orders", path: "/" })).status).toBe(200);
+});
+
+test("a thousand streams held open by one peer leave the routee's limit, not the sidecar, to say no to others (row 27)", async () => {
+  routee.answer = () => undefined;
+  const peer = await stranger();
+  peer.send(
+    Buffer.concat(Array.from({ length: 1_000 }, (_, i) => rawFrame(HEADERS, WHOLE, 2 * i + 1, rawFields(post)))),
+  );
+  await read(peer, 1);
+  expect(peer.frames.filter((frame) => frame.type === RST_STREAM)).toEqual([]);
+  // The 1,024th is the last that is taken; more than that is refused at once instead of waiting.
+  const other = await stranger();
+  other.send(
+    Buffer.concat(Array.from({ length: 100 }, (_, i) => rawFrame(HEADERS, WHOLE | END, 2 * i + 1, rawFields(post)))),
+  );
+  await other.until(() => other.frames.filter((frame) => frame.type === HEADERS).length >= 70);
+  expect(other.closed).toBe(false);
+  peer.socket.destroy();
+  routee.answer = () => ok("ok");
+  await eventually("places are free again", 5_000, async () => {
+    const { status } = await ask({ port: mesh.web.proxy.outboundPort, host: "orders", path: "/" });
+    return status === 200 ? true : undefined;
+  });
+});
+
+test("rapid resets while the routee works free nothing that it still works on: it never has more connections than its limit (row 27)", async () => {
+  routee.answer = () => undefined;
+  let most = 0;
+  const count = setInterval(() => {
+    most = Math.max(most, routee.peers.filter(({ closed, ended }) => !closed && !ended).length);
+  }, 1);
+  const peer = await stranger();
+  for (let round = 0; round < 40 && !peer.closed; round++) {
+    const ids = Array.from({ length: 100 }, (_, i) => 2 * (round * 100 + i) + 1);
+    peer.send(Buffer.concat(ids.map((id) => rawFrame(HEADERS, WHOLE, id, rawFields(post)))));
+    peer.send(
+      Buffer.concat(
+        ids.map((id) => Buffer.concat([rawFrame(DATA, 0, id, "00"), rawFrame(RST_STREAM, 0, id, uint32(8))])),
+      ),
+    );
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  await peer.end();
+  clearInterval(count);
+  expect(most).toBeLessThanOrEqual(1_024);
+  routee.answer = () => ok("ok");
+  expect((await ask({ port: mesh.web.proxy.outboundPort, host: "orders", path: "/" })).status).toBe(200);
+});
+
+test("a stranger that no policy names hears that there is nothing, whatever it asks for", async () => {
+  const peer = await stranger("ledger");
+  peer.send(rawFrame(HEADERS, WHOLE | END, 1, rawFields([...post, "authorization", "Bearer x"])));
+  const head = await peer.frame((frame) => frame.type === HEADERS && frame.streamId === 1);
+  expect(head.payload.toString("latin1")).toContain("SERVICE_UNKNOWN");
+  expect(routee.text).toBe("");
+});
+
+function residentBytes(): number {
+  return Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1] ?? 0) * 1024;
+}
