@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { connect as connectTcp, createServer, type AddressInfo, type Server, type Socket } from "node:net";
+import { createServer, type AddressInfo, type Server, type Socket } from "node:net";
 import { connect as connectTls, createSecureContext, TLSSocket } from "node:tls";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -7,7 +7,7 @@ import { parseArgs } from "node:util";
 /**
  * A client certificate for programs that have none: accepts TLS (or plain TCP), opens mutual TLS to an inbound listener,
  * and copies bytes both ways. It reads nothing of what it copies. An end of one side is an end of the other, in that
- * direction alone, and a reset a reset, so that whoever tests the listener sees when it hung up, and how.
+ * direction alone, and what breaks one breaks the other, so that whoever tests the listener sees when it hung up, and how.
  */
 export interface BridgeTerms {
   readonly listen: { readonly host: string; readonly port: number };
@@ -24,29 +24,23 @@ export interface Bridge {
   close(): Promise<void>;
 }
 
-/** A connection's TCP socket, and what bytes are read from and written to: itself, or TLS over it. */
-interface End {
-  readonly raw: Socket;
-  readonly spoken: Socket;
-}
-
 export async function openBridge(terms: BridgeTerms): Promise<Bridge> {
   const { key, cert } = terms.identity;
   const sockets = new Set<Socket>();
   const context = createSecureContext({ key, cert });
   const server = createServer({ allowHalfOpen: true, noDelay: true }, (raw) => {
-    const spoken =
+    raw.on("error", () => undefined);
+    const near =
       terms.plain === true
         ? raw
         : new TLSSocket(raw, { isServer: true, secureContext: context, ALPNProtocols: [...terms.alpn] });
-    const near = { raw, spoken };
     const far = dial(terms);
     for (const [from, to] of [
       [near, far],
       [far, near],
     ] as const) {
-      sockets.add(from.raw);
-      from.raw.once("close", () => sockets.delete(from.raw));
+      sockets.add(from);
+      from.once("close", () => sockets.delete(from));
       copy(from, to);
     }
   });
@@ -57,30 +51,31 @@ export async function openBridge(terms: BridgeTerms): Promise<Bridge> {
   return { port: (server.address() as AddressInfo).port, close: () => close(server, sockets) };
 }
 
-function dial(terms: BridgeTerms): End {
-  const raw = connectTcp({ ...terms.to, allowHalfOpen: true, noDelay: true });
-  const spoken = connectTls({
-    socket: raw,
+function dial(terms: BridgeTerms): Socket {
+  const options = {
+    ...terms.to,
     ...terms.identity,
     ALPNProtocols: [...terms.alpn],
+    allowHalfOpen: true,
     // The chain is verified; a workload's certificate holds a SPIFFE ID, and no host name to compare.
     checkServerIdentity: () => undefined,
-  });
-  return { raw, spoken };
+  };
+  return connectTls(options).setNoDelay(true);
 }
 
-/** In one direction, until its end; what breaks this end breaks the other one alike. */
-function copy(from: End, to: End): void {
-  from.spoken.pipe(to.spoken);
-  const broken = (): void => {
-    to.raw.resetAndDestroy();
-    to.spoken.destroy();
-  };
-  from.spoken.once("error", broken);
-  if (from.raw !== from.spoken) from.raw.once("error", broken);
-  from.spoken.once("close", () => {
-    if (!from.spoken.readableEnded) to.spoken.destroy();
+/** In one direction, until its end; what breaks this end breaks the other one too. */
+function copy(from: Socket, to: Socket): void {
+  from.pipe(to);
+  from.once("error", () => breakOff(to));
+  from.once("close", () => {
+    if (!from.readableEnded) breakOff(to);
   });
+}
+
+/** Over TLS an end without close_notify says it: to reset what lies under a TLSSocket is not safe in Node. */
+function breakOff(socket: Socket): void {
+  if (socket instanceof TLSSocket) socket.destroy();
+  else socket.resetAndDestroy();
 }
 
 function close(server: Server, sockets: ReadonlySet<Socket>): Promise<void> {

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds h2spec 2.2.1 as go.mod and go.sum pin it, into test/peers/bin: the suite's own command, and "named" (main.go).
+# Builds h2spec 2.2.1 as go.mod and go.sum pin it, into test/peers/bin: the suite's own two commands, and "named" (main.go).
 set -eu
 cd "$(dirname "$0")"
 bin=../bin
 stamp=$(cat go.mod go.sum main.go install.sh | cksum)
-if [ -x "$bin/h2spec" ] && [ -x "$bin/h2spec-named" ] && [ "$(cat "$bin/h2spec.stamp" 2>/dev/null)" = "$stamp" ]; then
+if [ -x "$bin/h2spec" ] && [ -x "$bin/h2spec-named" ] && [ -x "$bin/h2specd" ] && [ "$(cat "$bin/h2spec.stamp" 2>/dev/null)" = "$stamp" ]; then
   echo "h2spec is built"
   exit 0
 fi
@@ -30,6 +30,7 @@ mkdir -p "$bin"
 # As pinned, whatever the machine's Go is told elsewhere.
 export GOFLAGS="-mod=readonly -buildvcs=false" GOTOOLCHAIN=local CGO_ENABLED=0
 go build -o "$bin/h2spec" github.com/summerwind/h2spec/cmd/h2spec
+go build -o "$bin/h2specd" github.com/summerwind/h2spec/cmd/h2specd
 go build -o "$bin/h2spec-named" .
 printf '%s' "$stamp" >"$bin/h2spec.stamp"
 echo "h2spec is built by $version"

@@ -1,4 +1,3 @@
-import { execFile } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { createServer } from "node:http";
@@ -8,12 +7,14 @@ import { fileURLToPath } from "node:url";
 import { allow, applyText, exportIdentity, freePort } from "../../scenario/routees.ts";
 import { Mesh, eventually } from "../../support/mesh.ts";
 import { openBridge } from "../tls-bridge.ts";
+import { judgeClient } from "./judge-client.ts";
+import { report, run, summaryOf, type Verdict } from "./verdict.ts";
 
 /**
  * The public HTTP/2 conformance suite against both listeners of a real mesh (`npm run conformance`): the outbound one as
  * h2c with prior knowledge, the inbound one over mutual TLS, by way of a bridge that adds the certificate that h2spec lacks.
  * What it asks for is allowed by policy and answered by a routee, with more than a client's whole window, behind both
- * sidecars in the outbound run. Ends with 1 unless every case passes in both.
+ * sidecars in the outbound run. Then the suite's other half, which judges clients. Ends with 1 unless every case passes.
  */
 const command = fileURLToPath(new URL("../bin/h2spec", import.meta.url));
 const commandNamed = fileURLToPath(new URL("../bin/h2spec-named", import.meta.url));
@@ -24,13 +25,6 @@ const casesWanted = 146;
 const answerBytes = 65_536 + 4_096;
 /** Far fewer than the requests of the cases that are no error: less means that the routee was not what answered. */
 const requestsMin = 10;
-
-interface Verdict {
-  readonly listener: string;
-  readonly summary: string;
-  readonly output: string;
-  readonly fine: boolean;
-}
 
 interface Target {
   readonly listener: string;
@@ -83,6 +77,7 @@ async function main(): Promise<number> {
     const verdicts: Verdict[] = [];
     for (const target of targets.filter(({ listener }) => listener.startsWith(wanted)))
       verdicts.push(await judge(target, routee));
+    if ("client".startsWith(wanted)) verdicts.push(await judgeClient());
     await bridge.close();
     for (const verdict of verdicts) report(verdict);
     return verdicts.every(({ fine }) => fine) ? 0 : 1;
@@ -125,12 +120,15 @@ async function judge(target: Target, routee: CountingRoutee): Promise<Verdict> {
     (await answerLength(target)) === answerBytes ? true : undefined,
   );
   const before = routee.requests();
-  const { code, output } = await run(program, args);
+  const done = await run(program, args);
   const requests = routee.requests() - before;
-  const counted = /^(\d+) tests, (\d+) passed, (\d+) skipped, (\d+) failed$/m.exec(output);
-  const passed = counted?.[1] === String(casesWanted) && counted[2] === String(casesWanted);
-  const summary = `${counted?.[0] ?? `no summary, it ended with ${code}`} (${requests} requests reached the routee)`;
-  return { listener, summary, output, fine: code === 0 && passed && requests >= requestsMin };
+  const { summary, fine } = summaryOf(done, casesWanted);
+  return {
+    of: `h2spec 2.2.1 --strict, ${listener}`,
+    summary: `${summary} (${requests} requests reached the routee)`,
+    output: done.output,
+    fine: fine && requests >= requestsMin,
+  };
 }
 
 /** How long the body is that a client without faults is answered with; undefined while there is none. */
@@ -149,20 +147,6 @@ function answerLength(target: Target): Promise<number | undefined> {
       session.close();
     });
   });
-}
-
-function run(program: string, args: readonly string[]): Promise<{ code: number; output: string }> {
-  return new Promise((resolve) => {
-    execFile(program, [...args], { maxBuffer: 16 << 20 }, (error, stdout, stderr) => {
-      const code = error === null ? 0 : typeof error.code === "number" ? error.code : -1;
-      resolve({ code, output: `${stdout}${stderr}` });
-    });
-  });
-}
-
-function report({ listener, summary, output, fine }: Verdict): void {
-  if (!fine) process.stdout.write(`${output}\n`);
-  process.stdout.write(`h2spec 2.2.1 --strict, ${listener}: ${summary}\n`);
 }
 
 process.exitCode = await main();

@@ -2,5 +2,8 @@
 
 package main
 
-// The suite's own command is built from here too: its versions are kept by naming it.
-import _ "github.com/summerwind/h2spec/cmd/h2spec"
+// The suite's own commands are built from here too: their versions are kept by naming them.
+import (
+	_ "github.com/summerwind/h2spec/cmd/h2spec"
+	_ "github.com/summerwind/h2spec/cmd/h2specd"
+)
