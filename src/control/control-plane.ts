@@ -145,6 +145,7 @@ async function assemble(context: ControlPlaneContext, made: { own: OwnIdentity; 
       swap(enrollment.server, identity);
     }),
     store.onChange((moved) => state.moved(moved, clock)),
+    () => state.stop(),
     repeat(clock, options.pruneEveryMs, () => void prune(context, () => goesOn)),
   ];
   return {

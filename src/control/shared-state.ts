@@ -1,6 +1,6 @@
 import type { Authority } from "../authority/authority.ts";
 import type { Clock } from "../base/clock.ts";
-import { HauberkError, isRefusal, messageOf } from "../base/errors.ts";
+import { failures, HauberkError, isRefusal, messageOf } from "../base/errors.ts";
 import type { Version } from "../contract/watch.ts";
 import type { Store } from "../storage/store.ts";
 import type { Logger } from "../telemetry/logger.ts";
@@ -26,7 +26,8 @@ export interface SharedStateContext {
 export class SharedState {
   readonly #context: SharedStateContext;
   #bundleSequence = -1;
-  #planned = false;
+  #cancelRead: (() => void) | undefined;
+  #stopped = false;
   #reading: Promise<void> = Promise.resolve();
 
   constructor(context: SharedStateContext) {
@@ -42,12 +43,22 @@ export class SharedState {
   moved(version: Version, clock: Clock): void {
     this.#context.hub.setVersion(version);
     this.#readBundle();
-    if (this.#planned) return;
-    this.#planned = true;
-    clock.after(foreignChangeMs, () => {
-      this.#planned = false;
+    this.#planRead(clock);
+  }
+
+  stop(): void {
+    this.#cancelRead?.();
+    this.#stopped = true;
+  }
+
+  /** A store that fails is asked again: nothing else might move its version, and a policy that denies has to be in force. */
+  #planRead(clock: Clock): void {
+    if (this.#stopped || this.#cancelRead !== undefined) return;
+    this.#cancelRead = clock.after(foreignChangeMs, () => {
+      this.#cancelRead = undefined;
       this.readPolicies().catch((thrown: unknown) => {
         this.#context.log.error("The policies cannot be read now; the last ones count", { because: messageOf(thrown) });
+        if (thrown instanceof HauberkError && failures[thrown.code].retryable) this.#planRead(clock);
       });
     });
   }

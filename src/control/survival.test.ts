@@ -115,6 +115,38 @@ function serialAt(plane: TestControl, tls: object): Promise<string> {
   });
 }
 
+test("policies that cannot be read at once when they changed are in force as soon as they can", async () => {
+  const { plane, clock } = await start();
+  const { store } = plane;
+  const seen = await TestWatch.open(plane, await enrolled(plane, "orders"));
+  seen.hello();
+  await seen.next("full");
+  const failed = Promise.withResolvers<void>();
+  const read = store.policies.bind(store);
+  store.policies = () => {
+    failed.resolve();
+    return Promise.reject(new HauberkError("STORE_FAILED", "Cannot read the store: the disk stands still", "Wait"));
+  };
+  const target = { service: "orders", namespace: "default" };
+  const policy = {
+    kind: "AuthorizationPolicy",
+    name: "p",
+    namespace: "default",
+    target,
+    action: "DENY",
+    mode: "ENFORCE",
+  };
+  const json = JSON.stringify([{ ...policy, rules: [] }]);
+  await store.write((tx) => tx.putPolicies({ json, atMs: 0, by: "another process" }));
+  await settled();
+  clock.advance(1_000);
+  await failed.promise;
+  store.policies = read;
+  await settled();
+  clock.advance(1_000);
+  expect(await seen.next("delta")).toMatchObject({ set: [["own", { policies: [policy] }]] });
+});
+
 test("everything that is old is deleted, also where it is more than one portion, and nothing else", async () => {
   const { plane, clock } = await start();
   const { authority, store } = plane;
