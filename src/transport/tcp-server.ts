@@ -100,7 +100,8 @@ class TcpServer implements ServerConnection, ServerExchange {
     if (this.#answered || this.#over) return;
     this.#answered = true;
     if (!opensTunnel(this.head, head.status)) {
-      this.#over = true;
+      // The rest of this answer may never come: the end of the socket tells whoever gives it that nobody waits.
+      this.#over = end;
       this.#reset();
       return;
     }
@@ -126,7 +127,9 @@ class TcpServer implements ServerConnection, ServerExchange {
   }
 
   end(): void {
-    if (!this.#over) this.#tunnel?.end();
+    if (this.#over) return;
+    if (this.#tunnel === undefined) this.#over = this.#answered;
+    else this.#tunnel.end();
   }
 
   consume(bytes: number): void {

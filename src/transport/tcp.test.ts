@@ -315,3 +315,32 @@ test("a client that leaves before the answer is heard of, and the routee's conne
   await closed.promise;
   expect(losses.map((loss) => loss.kind)).toEqual(["cancelled"]);
 });
+
+test("whoever refuses a connection and then says more without end is told that nobody hears it", async () => {
+  const told: (Loss | "more")[] = [];
+  let answered: ServerExchange | undefined;
+  const front = await listen((socket) => {
+    serveTcp(
+      socket,
+      facts,
+      (exchange) => {
+        answered = exchange;
+        exchange.listen({
+          data: () => told.push("more"),
+          end: () => told.push("more"),
+          drained: () => told.push("more"),
+          aborted: (loss) => told.push(loss),
+        });
+        exchange.respond({ status: 403, fields: [], bodyLength: -1 }, false);
+      },
+      { clock: new ManualClock(), options },
+    );
+  });
+  const client = dial(front);
+  const [error] = (await once(client, "error")) as [NodeJS.ErrnoException];
+  expect(error.code).toBe("ECONNRESET");
+  while (told.length === 0) await new Promise((resolve) => setImmediate(resolve));
+  expect(answered?.write(Buffer.from("x"))).toBe(true);
+  answered?.end();
+  expect(told).toEqual([{ kind: "cancelled", because: "the client's connection closed" }]);
+});
