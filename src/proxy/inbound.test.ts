@@ -685,3 +685,23 @@ test("a stream of before a policy wanted a token goes on with the token that it 
   for (let i = 0; i < 20; i++) await bench.settle();
   expect([brought?.over, none?.over]).toEqual(["no", "aborted"]);
 });
+
+test("who may not call in any case is told the same of every port and every name: none can be found by asking", () => {
+  const bench = inboundBench();
+  const asked: Asked[] = [
+    { authority: "orders" },
+    { authority: "orders:9090" },
+    { authority: "orders:22" },
+    { authority: "ledger" },
+    { authority: "10.0.0.1:8080" },
+    connect,
+    { ...connect, authority: "orders:22" },
+    { ...connect, authority: "orders:8080" },
+  ];
+  const answers = asked.map((one) => {
+    const exchange = bench.ask({ ...one, peer: evil, fields: ["x-request-id", "same"] });
+    return [exchange.answer, exchange.text()];
+  });
+  for (const answer of answers) expect(answer).toEqual(answers[0]);
+  expect(answers[0]?.[0]).toMatchObject({ status: 404 });
+});

@@ -113,7 +113,11 @@ class InboundCall extends Carry implements Call, Standing {
       this.#target = target.target;
     }
     const sender = this.#findPort(head.authority);
-    if (isRefusal(sender)) return this.refuse(sender);
+    if (isRefusal(sender)) {
+      // Who may not call in any case learns nothing of ports and names by asking for one after the other.
+      const seen = context.snapshot.read().own.couldAllow(this.principal);
+      return this.refuse(seen ? sender : unknownService(context.service));
+    }
     this.#sender = sender;
     if (this.notes.timeoutMs === 0) return this.ring();
     this.#setDeadline(this.startedMs);
@@ -309,10 +313,15 @@ class InboundCall extends Carry implements Call, Standing {
 
   protected override lost(_attempt: Attempt, loss: Loss): Refusal | undefined {
     const { budget, clock } = this.#context;
-    const { method, replayable, headWritten } = this;
+    const { method, repeatedAs, replayable, headWritten } = this;
     const again =
-      mayRetry({ method, loss: loss.kind, headWritten, bodyReplayable: replayable, attempt: this.#tries }) &&
-      budget.withdraw(clock.monotonicMs());
+      mayRetry({
+        method: repeatedAs,
+        loss: loss.kind,
+        headWritten,
+        bodyReplayable: replayable,
+        attempt: this.#tries,
+      }) && budget.withdraw(clock.monotonicMs());
     if (again) {
       // A kept connection that the routee closed as the request came: another one is at hand at once. The pool must be
       // through with the old one first.
