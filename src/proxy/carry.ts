@@ -199,6 +199,11 @@ export abstract class Carry extends Alarm implements BodyEvents {
     return this.#phase >= answered;
   }
 
+  /** The method by which it is judged whether to send it again: to open a tunnel twice is not the same as once. */
+  protected get repeatedAs(): string {
+    return this.tunnels ? "CONNECT" : this.exchange.head.method;
+  }
+
   /** Whether every byte of the body is still at hand. */
   protected get replayable(): boolean {
     return this.#whole;

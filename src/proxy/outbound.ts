@@ -431,7 +431,14 @@ class OutboundCall extends Carry implements Call, Waiter, Wanted {
     if (resend && resilience.retriesMax === 0) return false;
     if (
       !mayRetry(
-        { method: this.method, loss, status, headWritten: this.headWritten, bodyReplayable: this.replayable, attempt },
+        {
+          method: this.repeatedAs,
+          loss,
+          status,
+          headWritten: this.headWritten,
+          bodyReplayable: this.replayable,
+          attempt,
+        },
         resilience,
       )
     ) {

@@ -44,6 +44,23 @@ describe("a tunnel", () => {
     expect([routee.text(), routee.ended, exchange.consumed]).toEqual(["early bytes", true, 11]);
   });
 
+  test("is asked for once more only where nothing was asked for yet: its GET is no other request's GET", async () => {
+    for (const [kind, times] of [
+      ["invalid", 1],
+      ["lost", 1],
+      ["unprocessed", 2],
+    ] as const) {
+      const { bench, exchange } = await asked();
+      bench.opened[0]?.connection.last.lose(kind);
+      for (let i = 0; i < 4; i++) {
+        bench.clock.advance(100);
+        await bench.settle();
+      }
+      const asks = bench.opened.flatMap(({ connection }) => connection.requests);
+      expect([kind, asks.length, exchange.answer?.status]).toEqual([kind, times, times === 1 ? 502 : undefined]);
+    }
+  });
+
   test("that is refused by the routee passes its answer on, and nobody gets what the client sent", async () => {
     const { exchange, routee, bench } = await asked();
     exchange.send("early");
