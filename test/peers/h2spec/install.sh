@@ -9,17 +9,10 @@ if [ -x "$bin/h2spec" ] && [ -x "$bin/h2spec-named" ] && [ -x "$bin/h2specd" ] &
   exit 0
 fi
 export PATH="$PATH:/usr/local/go/bin"
-if ! command -v go >/dev/null 2>&1; then
-  command -v apt-get >/dev/null 2>&1 || {
-    echo "Cannot build h2spec: there is no Go here; install Go 1.18 or later" >&2
-    exit 1
-  }
-  as_root=()
-  [ "$(id -u)" -eq 0 ] || as_root=(sudo)
-  export DEBIAN_FRONTEND=noninteractive
-  "${as_root[@]}" apt-get update -qq
-  "${as_root[@]}" apt-get install -y -qq --no-install-recommends golang-go
-fi
+command -v go >/dev/null 2>&1 || {
+  echo "Cannot build h2spec: there is no Go here; run test/peers/install.sh, or install Go 1.18 or later by hand" >&2
+  exit 1
+}
 version=$(go env GOVERSION)
 minor=$(printf '%s' "$version" | sed -n 's/^go1\.\([0-9]*\).*/\1/p')
 if [ -n "$minor" ] && [ "$minor" -lt 18 ]; then
