@@ -10,7 +10,7 @@ import type { Logger } from "../telemetry/logger.ts";
 import type { controlOptions } from "./options.ts";
 import type { Peer } from "./peers.ts";
 import type { WatchHub } from "./watch-hub.ts";
-import { WatchStream } from "./watch-stream.ts";
+import { WatchStream, type Sink } from "./watch-stream.ts";
 
 export interface WatchRouteContext {
   readonly hub: WatchHub;
@@ -31,7 +31,7 @@ export function serveWatch(
   const { request, response } = exchange;
   const { clock, hub, options } = context;
   const now = { wallMs: clock.wallMs(), monotonicMs: clock.monotonicMs() };
-  const stream = new WatchStream(peer, sinkOf(response), now);
+  const stream = new WatchStream(peer, sinkOf(response, context), now);
   const rate = new TokenBucket(
     { perSecond: options.messagesPerSecond, burstMax: options.messagesBurstMax },
     now.monotonicMs,
@@ -99,10 +99,18 @@ export function serveWatch(
   response.flushHeaders();
 }
 
-function sinkOf(response: ServerResponse): { write(text: string): boolean; end(): void; destroy(): void } {
+function sinkOf(response: ServerResponse, { clock, options }: WatchRouteContext): Sink {
   return {
     write: (text) => response.writableEnded || response.destroyed || response.write(text),
-    end: () => void response.end(() => response.socket?.destroySoon()),
+    end: () => {
+      if (response.destroyed) return;
+      // Nobody looks after a stream that has ended: who does not read its last word would keep the connection.
+      response.once(
+        "close",
+        clock.after(options.slowReaderMs, () => response.destroy()),
+      );
+      response.end(() => response.socket?.destroySoon());
+    },
     destroy: () => void response.destroy(),
   };
 }

@@ -1,0 +1,69 @@
+import { EventEmitter } from "node:events";
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { expect, test } from "vitest";
+import { ManualClock } from "../../test/support/manual-clock.ts";
+import { defaultsOf } from "../base/options.ts";
+import { writeLine } from "../contract/read-watch.ts";
+import { silent } from "../telemetry/logger.ts";
+import { controlOptions } from "./options.ts";
+import type { WatchHub } from "./watch-hub.ts";
+import { serveWatch } from "./watch-route.ts";
+import type { WatchStream } from "./watch-stream.ts";
+
+const options = defaultsOf(controlOptions);
+
+/** A stream that is greeted and, where it `says` so, told goodbye, at whose other end nobody reads. */
+async function farewell(says = true) {
+  const clock = new ManualClock();
+  const response = Object.assign(new EventEmitter(), {
+    writableEnded: false,
+    destroyed: false,
+    write: () => false,
+    writeHead() {},
+    flushHeaders() {},
+    end() {
+      this.writableEnded = true;
+    },
+    destroy() {
+      this.destroyed = true;
+    },
+  });
+  const request = Object.assign(new EventEmitter(), {
+    socket: { setNoDelay() {} },
+    isPaused: () => false,
+    pause() {},
+  });
+  const hub = {
+    hear: (stream: WatchStream) => {
+      stream.greeted = true;
+      if (says) stream.goodbye("a newer stream of this instance was opened");
+      return Promise.resolve();
+    },
+    closed: () => undefined,
+  } as unknown as WatchHub;
+  const peer = { standing: { is: "workload", instance: "i1" } } as unknown as Parameters<typeof serveWatch>[1];
+  serveWatch(
+    { request: request as unknown as IncomingMessage, response: response as unknown as ServerResponse },
+    peer,
+    { hub, clock, log: silent, options },
+  );
+  request.emit("data", Buffer.from(writeLine({ type: "pong", number: 1 })));
+  await new Promise((resolve) => setImmediate(resolve));
+  return { clock, response };
+}
+
+test("who does not read the last word is not waited for longer than any slow reader", async () => {
+  const { clock, response } = await farewell();
+  clock.advance(options.slowReaderMs - 1);
+  expect(response).toMatchObject({ writableEnded: true, destroyed: false });
+  clock.advance(1);
+  expect(response.destroyed).toBe(true);
+});
+
+test.each([true, false])("who goes leaves nothing behind, told goodbye (%s) or not", async (says) => {
+  const { clock, response } = await farewell(says);
+  response.destroyed = true;
+  response.emit("close");
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(clock.waiting).toBe(0);
+});
