@@ -1,12 +1,13 @@
-import { spawn } from "node:child_process";
+import { spawn, type ChildProcess } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { allow, applyText, exportIdentity, openRoutee, type Routee } from "../scenario/routees.ts";
 import { ask, eventually, Mesh, type Started } from "../support/mesh.ts";
-import { floods } from "./flood-client.ts";
+import { floods, type Order, type Spent } from "./flood-client.ts";
 
 /**
  * What an attack costs the sidecar, in relation to what it costs the attacker: CPU of both processes in the same run, and the
@@ -22,6 +23,8 @@ let web: Started;
 let orders: Started;
 let routee: Routee;
 let identityFile: string;
+let attacker: ChildProcess;
+let said: AsyncIterator<string>;
 
 beforeAll(async () => {
   mesh = await Mesh.create();
@@ -34,39 +37,27 @@ beforeAll(async () => {
   ]);
   identityFile = join(mesh.folder, "attacker.json");
   writeFileSync(identityFile, JSON.stringify(await exportIdentity(mesh, "web")), { mode: 0o600 });
+  attacker = spawn(process.execPath, [fileURLToPath(new URL("./flood-client.ts", import.meta.url))], {
+    stdio: ["pipe", "pipe", "inherit"],
+  });
+  said = createInterface({ input: attacker.stdout as Readable })[Symbol.asyncIterator]();
   await served();
 });
 
 afterAll(async () => {
+  attacker.kill("SIGKILL");
   await mesh.end();
   await routee.close();
 });
 
-interface Spent {
-  readonly cpuMs: number;
-  readonly bytes: number;
-  readonly connections: number;
-}
-
-/** Runs the attacker against a port; what it spent, and what the process behind the port did meanwhile. */
-async function attack(
-  name: string,
-  port: number,
-  pid: number,
-  identity: string,
-): Promise<{ attacker: Spent; cpuMs: number; grown: number }> {
-  const file = fileURLToPath(new URL("./flood-client.ts", import.meta.url));
-  const child = spawn(process.execPath, [file, String(port), identity, name, String(floodMs)], {
-    stdio: ["pipe", "pipe", "inherit"],
-  });
-  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
-  expect((await lines.next()).value).toBe("ready");
+/** Has the attacker attack; what it spent, and what the process behind the port did meanwhile. */
+async function attack(order: Order, pid: number): Promise<{ spent: Spent; cpuMs: number; grown: number }> {
+  attacker.stdin?.write(`${JSON.stringify(order)}\n`);
+  expect((await said.next()).value).toBe("ready");
   const [cpu, memory] = [cpuOf(pid), residentOf(pid)];
-  child.stdin.write("go\n");
-  const attacker = JSON.parse(String((await lines.next()).value)) as Spent;
-  const spent = { attacker, cpuMs: cpuOf(pid) - cpu, grown: residentOf(pid) - memory };
-  child.kill("SIGKILL");
-  return spent;
+  attacker.stdin?.write("go\n");
+  const spent = JSON.parse(String((await said.next()).value)) as Spent;
+  return { spent, cpuMs: cpuOf(pid) - cpu, grown: residentOf(pid) - memory };
 }
 
 const doors = ["inbound", "outbound"] as const;
@@ -79,14 +70,14 @@ test.each(cases)(
       door === "inbound"
         ? [Number(orders.ready["inbound"]), orders.pid, identityFile]
         : [Number(web.ready["outbound"]), web.pid, "-"];
-    const { attacker, cpuMs, grown } = await attack(name, port, pid, identity);
-    expect(attacker.connections).toBeGreaterThan(0);
+    const { spent, cpuMs, grown } = await attack({ name, port, identity, ms: floodMs }, pid);
+    expect(spent.connections).toBeGreaterThan(0);
     if (process.env["HAUBERK_SHOW"] !== undefined)
       process.stdout.write(
-        `${door} ${name}: ${(cpuMs / attacker.cpuMs).toFixed(2)} of its CPU (${cpuMs.toFixed(0)} to ${attacker.cpuMs.toFixed(0)} ms), ${attacker.connections} connections, ${(attacker.bytes / 1_048_576).toFixed(1)} MB sent, ${(grown / 1_048_576).toFixed(1)} MB grown\n`,
+        `${door} ${name}: ${(cpuMs / spent.cpuMs).toFixed(2)} of its CPU (${cpuMs.toFixed(0)} to ${spent.cpuMs.toFixed(0)} ms), ${spent.connections} connections, ${(spent.bytes / 1_048_576).toFixed(1)} MB sent, ${(grown / 1_048_576).toFixed(1)} MB grown\n`,
       );
-    expect(cpuMs / attacker.cpuMs).toBeLessThan(timesMax);
-    expect(grown).toBeLessThan(Math.max(slackBytes, timesMax * attacker.bytes));
+    expect(cpuMs / spent.cpuMs).toBeLessThan(timesMax);
+    expect(grown).toBeLessThan(Math.max(slackBytes, timesMax * spent.bytes));
     await served();
   },
 );

@@ -1,12 +1,14 @@
 import { readFileSync } from "node:fs";
 import { connect as connectTcp, type Socket } from "node:net";
+import { createInterface } from "node:readline";
 import { connect as connectTls, createSecureContext } from "node:tls";
+import { fileURLToPath } from "node:url";
 import * as frames from "../../src/http/http2/frames.ts";
 import { rawFields, rawFrame, rawPreface, uint32 } from "../support/http2-raw.ts";
 
 /**
- * An attacker as a process of its own, so that what it spends can be counted: `node flood-client.ts PORT IDENTITY|- FLOOD MS`
- * opens connections, one after the other, floods each until it is cut off, and prints its CPU, its bytes and how often.
+ * An attacker as a process of its own, so that what it spends can be counted. It reads orders, a line of JSON each; says "ready"
+ * and waits for one more line; opens connections, one after the other, floods each until it is cut off; and prints what that cost.
  */
 const { HEADERS, DATA, SETTINGS, PING, PRIORITY, RST_STREAM, WINDOW_UPDATE, CONTINUATION } = frames;
 const WHOLE = frames.END_HEADERS;
@@ -117,27 +119,36 @@ async function flood(open: () => Socket, of: Flood): Promise<number> {
   return bytes;
 }
 
-if (process.argv[2] !== undefined) {
-  const [, , port = "", identityFile = "-", name = "", ms = "1000"] = process.argv;
+/** Which flood, at which port, with which identity (a file, or "-" for a plain connection), for how long. */
+export interface Order {
+  readonly name: string;
+  readonly port: number;
+  readonly identity: string;
+  readonly ms: number;
+}
+
+export interface Spent {
+  readonly cpuMs: number;
+  readonly bytes: number;
+  readonly connections: number;
+}
+
+async function carryOut({ name, port, identity, ms }: Order, begin: () => Promise<void>): Promise<Spent> {
   const of = floods[name];
   if (of === undefined) throw new Error(`no flood ${name}`);
-  const identity =
-    identityFile === "-"
-      ? undefined
-      : (JSON.parse(readFileSync(identityFile, "utf8")) as { key: string; cert: string });
-  const secureContext =
-    identity === undefined ? undefined : createSecureContext({ key: identity.key, cert: identity.cert });
   const ALPNProtocols = [of.http1 === true ? "http/1.1" : "h2"];
+  const own =
+    identity === "-" ? undefined : (JSON.parse(readFileSync(identity, "utf8")) as { key: string; cert: string });
+  const secureContext = own === undefined ? undefined : createSecureContext({ key: own.key, cert: own.cert });
   const open = (): Socket =>
     secureContext === undefined
-      ? connectTcp(Number(port), "127.0.0.1")
-      : connectTls({ host: "127.0.0.1", port: Number(port), secureContext, ALPNProtocols, rejectUnauthorized: false });
-  // What starting costs, and what is compiled with the first connections, is not the flood's.
+      ? connectTcp(port, "127.0.0.1")
+      : connectTls({ host: "127.0.0.1", port, secureContext, ALPNProtocols, rejectUnauthorized: false });
+  // What is compiled with the first connections, at both ends, is not the flood's.
   for (let i = 0; i < 3; i++) await flood(open, of);
-  process.stdout.write("ready\n");
-  await new Promise((resolve) => process.stdin.once("data", resolve));
+  await begin();
   const before = process.cpuUsage();
-  const until = performance.now() + Number(ms);
+  const until = performance.now() + ms;
   let bytes = 0;
   let connections = 0;
   while (performance.now() < until) {
@@ -145,6 +156,16 @@ if (process.argv[2] !== undefined) {
     connections++;
   }
   const { user, system } = process.cpuUsage(before);
-  process.stdout.write(`${JSON.stringify({ cpuMs: (user + system) / 1_000, bytes, connections })}\n`);
-  process.exit(0);
+  return { cpuMs: (user + system) / 1_000, bytes, connections };
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+  for (let line = await lines.next(); line.done !== true; line = await lines.next()) {
+    const spent = await carryOut(JSON.parse(line.value) as Order, async () => {
+      process.stdout.write("ready\n");
+      await lines.next();
+    });
+    process.stdout.write(`${JSON.stringify(spent)}\n`);
+  }
 }
