@@ -705,3 +705,16 @@ test("who may not call in any case is told the same of every port and every name
   for (const answer of answers) expect(answer).toEqual(answers[0]);
   expect(answers[0]?.[0]).toMatchObject({ status: 404 });
 });
+
+test("a stream that nobody can judge for want of keys goes on for a drain's time, and then no more", async () => {
+  const bench = inboundBench({ options: { drainMs: 5_000 } });
+  const stream = bench.ask({ fields: ["authorization", `Bearer ${token({ scope: "read" })}`] });
+  bench.routee.last.respond(200, [], false);
+  const far: JwtProvider = { ...corp(true), keys: { is: "uri", uri: "https://corp.example/keys" } };
+  bench.snapshot.publish(own(wantsToken, [far]));
+  for (let i = 0; i < 50; i++) await bench.settle();
+  expect(stream.over).toBe("no");
+  bench.clock.advance(5_000);
+  await until(bench, () => stream.over !== "no");
+  expect(stream.over).toBe("aborted");
+});

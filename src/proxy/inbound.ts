@@ -80,6 +80,8 @@ class InboundCall extends Carry implements Call, Standing {
   #snapshot: Snapshot | undefined = undefined;
   #bearer: Bearer = noBearer;
   #states: Map<string, TokenState> | undefined = undefined;
+  /** It was judged again, and for want of keys nobody could say. */
+  #doubted = false;
   #sender: RouteeSender | undefined = undefined;
   #head: RequestHead | undefined = undefined;
   #target = "";
@@ -198,16 +200,16 @@ class InboundCall extends Carry implements Call, Standing {
         this.#states = new Map(names.map((name, i) => [name, states[i] as TokenState]));
         this.#decide(snapshot);
         // It may have taken a while, and nobody has judged this call by what came meanwhile.
-        this.judgeAgain();
+        this.judgeAgain(true);
       })
       .catch((thrown: unknown) => this.#fault(thrown));
   }
 
   /** Policies or providers have changed. What was known of the token when the call came stands, also where it has expired since. */
-  judgeAgain(): void {
+  judgeAgain(last: boolean): void {
     const snapshot = this.#context.snapshot.read();
     const before = this.#snapshot;
-    if (this.isOver || before === undefined || snapshot === before) return;
+    if (this.isOver || before === undefined || (snapshot === before && !this.#doubted)) return;
     const { verifier, options } = this.#context;
     this.#snapshot = snapshot;
     const known = this.#states;
@@ -222,23 +224,24 @@ class InboundCall extends Carry implements Call, Standing {
       }
     }
     const missing = this.#tcp ? [] : snapshot.own.policies.providers.filter((name) => !states.has(name));
-    if (missing.length === 0) return this.#decideAgain(snapshot);
+    if (missing.length === 0) return this.#decideAgain(snapshot, last);
     Promise.all(missing.map((name) => verifier.verify(name, this.#bearer, snapshot.providers)))
       .then((found) => {
         missing.forEach((name, i) => states.set(name, found[i] as TokenState));
-        if (!this.isOver && this.#states === states) this.#decideAgain(snapshot);
+        if (!this.isOver && this.#states === states) this.#decideAgain(snapshot, last);
       })
       .catch((thrown: unknown) => this.#fault(thrown));
   }
 
-  #decideAgain(snapshot: Snapshot): void {
+  #decideAgain(snapshot: Snapshot, last: boolean): void {
     const { principal, method, path, host, port, sourceAddress } = this;
     // As they came: what goes to the routee has labels of ours among them.
     const fields = this.#tcp ? [] : takeRequest(this.exchange.head).fields;
     const token = (provider: string): TokenState => this.token(provider);
     const call = { principal, method, path, host, port, fields, sourceAddress, token };
     const decision = decide(snapshot.own.policies, call);
-    if (decision.verdict === "allow") return;
+    this.#doubted = !last && decision.code === "JWT_KEYS_UNAVAILABLE";
+    if (decision.verdict === "allow" || this.#doubted) return;
     this.decidedBy = decision.by;
     this.#refuseCall(decision.code ?? "DENIED", snapshot);
   }

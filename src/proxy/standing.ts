@@ -6,8 +6,8 @@ import type { Snapshot } from "./snapshot.ts";
 export interface Standing {
   /** Its answer has begun: it is a stream, or an open tunnel. */
   readonly headWritten: boolean;
-  /** Decides once more, by the snapshot of now; ends the call where that says no. */
-  judgeAgain(): void;
+  /** Decides once more, by the snapshot of now; ends the call where that says no. Not `last`: keys may still come. */
+  judgeAgain(last: boolean): void;
 }
 
 /** A turn takes a millisecond or less then. */
@@ -16,7 +16,8 @@ const callsPerTurn = 200;
 /**
  * The calls that were let in. A change of configuration cuts nothing unless policy now denies it (DESIGN, promise 9): a
  * queue's connection lasts for weeks, so whoever may not open it any more may not keep it either. Streams and tunnels are
- * judged at once; what only waits for its answer may have acted already, and is left up to `graceMs` to end by itself.
+ * judged at once; what only waits for its answer may have acted already, and is left up to `graceMs` to end by itself, as is
+ * what nobody can judge for want of a provider's keys.
  */
 export class StandingCalls {
   readonly #calls = new Set<Standing>();
@@ -44,11 +45,11 @@ export class StandingCalls {
   follow(next: Snapshot, before: Snapshot): void {
     if (next.own === before.own && sameProviders(next, before)) return;
     inTurns(this.#calls, callsPerTurn, (call) => {
-      if (call.headWritten) call.judgeAgain();
+      if (call.headWritten) call.judgeAgain(false);
     });
     this.#cancel ??= this.#clock.after(this.#graceMs, () => {
       this.#cancel = undefined;
-      inTurns(this.#calls, callsPerTurn, (call) => call.judgeAgain());
+      inTurns(this.#calls, callsPerTurn, (call) => call.judgeAgain(true));
     });
   }
 
