@@ -12,13 +12,17 @@ import type { WatchStream } from "./watch-stream.ts";
 
 const options = defaultsOf(controlOptions);
 
-/** A stream that is greeted and, where it `says` so, told goodbye, at whose other end nobody reads. */
-async function farewell(says = true) {
+/** A watch over an exchange at whose other end nobody reads, with a hub that does what `hear` says. */
+function scene(hear: (stream: WatchStream) => void) {
+  const said: string[] = [];
   const clock = new ManualClock();
   const response = Object.assign(new EventEmitter(), {
     writableEnded: false,
     destroyed: false,
-    write: () => false,
+    write: (text: string) => {
+      said.push(text);
+      return false;
+    },
     writeHead() {},
     flushHeaders() {},
     end() {
@@ -36,7 +40,7 @@ async function farewell(says = true) {
   const hub = {
     hear: (stream: WatchStream) => {
       stream.greeted = true;
-      if (says) stream.goodbye("a newer stream of this instance was opened");
+      hear(stream);
       return Promise.resolve();
     },
     closed: () => undefined,
@@ -47,8 +51,18 @@ async function farewell(says = true) {
     peer,
     { hub, clock, log: silent, options },
   );
+  return { clock, request, response, said };
+}
+
+const settled = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+/** One that is greeted and, where it `says` so, told goodbye. */
+async function farewell(says = true) {
+  const { clock, request, response } = scene((stream) => {
+    if (says) stream.goodbye("a newer stream of this instance was opened");
+  });
   request.emit("data", Buffer.from(writeLine({ type: "pong", number: 1 })));
-  await new Promise((resolve) => setImmediate(resolve));
+  await settled();
   return { clock, response };
 }
 
@@ -64,6 +78,17 @@ test.each([true, false])("who goes leaves nothing behind, told goodbye (%s) or n
   const { clock, response } = await farewell(says);
   response.destroyed = true;
   response.emit("close");
-  await new Promise((resolve) => setImmediate(resolve));
+  await settled();
   expect(clock.waiting).toBe(0);
+});
+
+test("a registration, of which all subscribers hear, counts as ten messages: one sidecar cannot keep the mesh busy", async () => {
+  let heard = 0;
+  const { request, said } = scene(() => heard++);
+  for (let sent = 0; sent < 200; sent++) {
+    request.emit("data", Buffer.from(writeLine({ type: "register", registration: null })));
+    await settled();
+  }
+  expect(heard).toBe(options.messagesBurstMax / 10);
+  expect(said).toEqual([expect.stringContaining("RATE_LIMITED")]);
 });

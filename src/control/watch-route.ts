@@ -22,6 +22,9 @@ export interface WatchRouteContext {
 /** Lines that wait while an earlier one is worked on; above this many, the socket is not read. */
 const queueMax = 64;
 
+/** What a registration counts for: it is written to the disk, and told to everybody who subscribes to the service. */
+const registrationCost = 10;
+
 /** Speaks the watch over one full-duplex exchange. Nothing that comes in can throw out of here. */
 export function serveWatch(
   exchange: { readonly request: IncomingMessage; readonly response: ServerResponse },
@@ -48,7 +51,9 @@ export function serveWatch(
     for (let line = queue.shift(); line !== undefined && !stream.ended; line = queue.shift()) {
       if (queue.length < queueMax && request.isPaused()) request.resume();
       const message = readUp(line);
+      const moreCost = isRefusal(message) || message.type !== "register" ? 0 : registrationCost - 1;
       if (isRefusal(message)) stream.refuse(message);
+      else if (!rate.take(clock.monotonicMs(), moreCost)) stream.refuse(tooFast(options.messagesPerSecond));
       else await hub.hear(stream, message);
     }
   };
