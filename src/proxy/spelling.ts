@@ -7,7 +7,7 @@ import type { Fields } from "../http/message.ts";
  * are not in lower case, as they were written: no more than letters' case can be said with it.
  */
 export const spellingField = "x-hauberk-case";
-export const canonically = "*";
+const canonically = "*";
 
 /** What forms there are, as bits: so that one number says which ones a message has. */
 export const forms = { none: 0, lower: 1, canonical: 2, other: 4 } as const;
