@@ -195,6 +195,19 @@ test("a wall clock that jumped ahead by mistake and back finds its certificate a
   expect(serialOf(set.identity)).toBe(before);
 });
 
+test("a wall clock that was set back is named as what it is, not as a certificate that ended", async () => {
+  const set = await setUp();
+  const right = set.clock.wallMs();
+  set.clock.setWall(right - 48 * hour);
+  set.clock.advance(30_000);
+  expect(set.identity.current.read()).toBeUndefined();
+  const [said] = set.logged.filter(({ level }) => level === "error");
+  expect(said?.message).toMatch(/^the certificate has not begun by this machine's clock/);
+  set.clock.setWall(right);
+  set.clock.advance(30_000);
+  expect(set.identity.current.read()).toBeDefined();
+});
+
 test("a process that starts after its certificate ended is back by itself, at once where the control plane is there", async () => {
   const set = await setUp();
   set.token = undefined;

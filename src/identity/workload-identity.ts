@@ -265,13 +265,14 @@ export class WorkloadIdentity {
     const inDate = isInDate(held, wallMs);
     if (inDate && !shown) this.#publish(held);
     if (inDate || !shown) return;
-    this.#log.error(
-      "the certificate has ended and could not be renewed in time; no call is made or taken until it is back",
-      {
-        notAfter: isoOf(held.notAfterMs),
-        now: isoOf(wallMs),
-      },
-    );
+    const what =
+      wallMs < held.notAfterMs
+        ? "has not begun by this machine's clock, which was set back"
+        : "has ended and could not be renewed in time";
+    this.#log.error(`the certificate ${what}; no call is made or taken until it is back`, {
+      notAfter: isoOf(held.notAfterMs),
+      now: isoOf(wallMs),
+    });
     // Every second counts from here on: what failed before has its own, slower rhythm.
     this.#plan = planRecovery(this.#now());
     this.current.publish(undefined);
