@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { eventually } from "../support/mesh.ts";
 import { makeTestPki } from "../support/pki.ts";
 import { SeededRandom } from "../support/seeded-random.ts";
-import { dialInbound, twoProxies, type TwoProxies } from "../support/two-proxies.ts";
+import { dialInbound, twoProxies, webMay, type TwoProxies } from "../support/two-proxies.ts";
 
 /** Tunnels by every door, both directions at once, cut and reset in the middle: each byte is its own tunnel's, and nothing stays. */
 let routee: Server;
@@ -33,7 +33,6 @@ beforeAll(async () => {
     routee: port,
     protocol: "tcp",
     to: [{ service: { service: "orders", namespace: "default" }, address: { host: "127.0.0.1", port: direct } }],
-    options: { resilience: { breakerFailuresMax: 100_000, breakerRequestsMin: 100_000 } },
   });
 });
 
@@ -80,7 +79,9 @@ async function serve(socket: Socket): Promise<void> {
     if (poured === undefined) {
       head = Buffer.concat([head, chunk]);
       if (head.length < 9) continue;
-      poured = pour(socket, head[0] as number, head.readUInt32BE(1));
+      // Seed 0 asks for one byte and silence.
+      if (head[0] === 0) socket.write("x");
+      poured = head[0] === 0 ? Promise.resolve() : pour(socket, head[0] as number, head.readUInt32BE(1));
       chunk = head.subarray(9);
     }
     if (!isOwn(chunk, (head[0] as number) ^ 0x80, at)) return void socket.resetAndDestroy();
@@ -191,5 +192,26 @@ describe("tunnels", () => {
     await eventually("nothing is left", 5_000, () =>
       Promise.resolve(left().every((count) => count === 0) ? true : undefined),
     );
+  });
+
+  test("end by whichever door they came when policy denies them, and are opened again as soon as it does not", async () => {
+    const open = async (): Promise<Duplex[]> => {
+      const tunnels = await Promise.all([...doors, ...doors].map((door) => enter(door)));
+      for (const tunnel of tunnels) {
+        tunnel.on("error", () => undefined);
+        tunnel.write(Buffer.alloc(9));
+      }
+      const firsts = await Promise.all(tunnels.map((tunnel) => once(tunnel, "data") as Promise<[Buffer]>));
+      expect(firsts.map(([chunk]) => chunk.length)).toEqual(tunnels.map(() => 1));
+      return tunnels;
+    };
+    const tunnels = await open();
+    const closed = Promise.all(
+      tunnels.map((tunnel) => new Promise((resolve) => tunnel.on("end", resolve).on("close", resolve))),
+    );
+    mesh.publish([{ from: [{ services: ["web.default"] }], to: [{ methods: ["GET"] }] }]);
+    await closed;
+    mesh.publish(webMay);
+    for (const tunnel of await open()) tunnel.destroy();
   });
 });
