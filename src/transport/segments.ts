@@ -2,7 +2,7 @@
  * Buffers that what is written is gathered in, and that are used again once it has left: allocating one for each write would
  * make the garbage collector the busiest part of a sidecar that carries large bodies.
  */
-const segmentBytes = 65_536;
+export const segmentBytes = 65_536;
 
 /** Segments that lie ready for the next connection with something to say; an idle connection holds none. */
 const poolMax = 128;
