@@ -718,3 +718,20 @@ test("a stream that nobody can judge for want of keys goes on for a drain's time
   await until(bench, () => stream.over !== "no");
   expect(stream.over).toBe("aborted");
 });
+
+test("what is thrown while a stream is judged again costs that stream, not the process", async () => {
+  const bench = inboundBench();
+  const [broken, other] = ["/a", "/b"].map((path) => {
+    const exchange = bench.ask({ path });
+    bench.routee.last.respond(200, [], false);
+    return exchange;
+  });
+  Object.defineProperty(broken?.head, "fields", {
+    get: () => {
+      throw new Error("a bug");
+    },
+  });
+  bench.snapshot.publish(own(forWeb({ to: [{ methods: ["GET"] }] })));
+  await bench.settle();
+  expect([broken?.over, other?.over]).toEqual(["aborted", "no"]);
+});

@@ -205,8 +205,17 @@ class InboundCall extends Carry implements Call, Standing {
       .catch((thrown: unknown) => this.#fault(thrown));
   }
 
-  /** Policies or providers have changed. What was known of the token when the call came stands, also where it has expired since. */
+  /** Called from a turn of its own, where nobody else would catch what it throws. */
   judgeAgain(last: boolean): void {
+    try {
+      this.#judgeAgain(last);
+    } catch (thrown) {
+      this.#fault(thrown);
+    }
+  }
+
+  /** Policies or providers have changed. What was known of the token when the call came stands, also where it has expired since. */
+  #judgeAgain(last: boolean): void {
     const snapshot = this.#context.snapshot.read();
     const before = this.#snapshot;
     if (this.isOver || before === undefined || (snapshot === before && !this.#doubted)) return;
