@@ -34,9 +34,9 @@ const progress = (done: number, findings: number): void => {
   const line = `${done.toLocaleString("en")} cases, ${perSecond.toLocaleString("en")}/s, ${findings} findings`;
   process.stderr.write(process.stderr.isTTY ? `\r${line}   ` : `${line}\n`);
 };
-const { cases: done, findings } = await runFuzz({ cases, seed, targets: chosen, path: values.path, progress });
+const found = (finding: Finding): void => void process.stdout.write(`${describe(finding)}\n`);
+const { cases: done, findings } = await runFuzz({ cases, seed, targets: chosen, path: values.path, progress, found });
 if (process.stderr.isTTY) process.stderr.write("\n");
-for (const finding of findings) process.stdout.write(`${describe(finding)}\n`);
 const seconds = ((performance.now() - beganMs) / 1000).toFixed(1);
 process.stdout.write(`${done.toLocaleString("en")} cases in ${seconds} s, ${findings.length} findings\n`);
 process.exit(findings.length === 0 ? 0 : 1);

@@ -142,7 +142,7 @@ export const http2Targets: readonly Target[] = [
     {
       name: "hpack-encode",
       says: "what the encoder writes, under any table sizes, is read back by a plain reading of RFC 7541",
-      share: 3,
+      share: 1,
     },
     fc.property(
       fc.array(encoded, { minLength: 1, maxLength: 12 }),

@@ -9,6 +9,7 @@ export interface Plan {
   /** One case alone: what fast-check calls its path. */
   readonly path?: string | undefined;
   progress(done: number, findings: number): void;
+  found?(finding: Finding): void;
 }
 
 export interface Finding {
@@ -51,12 +52,14 @@ export async function runFuzz(plan: Plan): Promise<{ cases: number; findings: re
       one.left -= numRuns;
       if (details.failed) {
         one.left = 0;
-        findings.push({
+        const finding = {
           target: one.target.name,
           seed,
           path: details.counterexamplePath ?? "0",
           report: reportOf(details),
-        });
+        };
+        findings.push(finding);
+        plan.found?.(finding);
       }
       plan.progress(done, findings.length);
       // What targets left to the event loop (planned writes) happens now and is forgotten.
