@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { ManualClock } from "../../test/support/manual-clock.ts";
+import { ManualClock, rethrow } from "../../test/support/manual-clock.ts";
 import { SeededRandom } from "../../test/support/seeded-random.ts";
 import { Alarm, Alarms } from "./alarms.ts";
 
@@ -22,7 +22,7 @@ class Note extends Alarm {
 test("a thousand alarms ring once each, never early and at most one tick late, cancelled ones never", () => {
   const clock = new ManualClock();
   const random = new SeededRandom(7);
-  const alarms = new Alarms(clock);
+  const alarms = new Alarms(clock, rethrow);
   clock.advance(12_345.5);
   const set = Array.from({ length: 1_000 }, (_, i) => {
     const note = new Note(clock);
@@ -45,7 +45,7 @@ test("a thousand alarms ring once each, never early and at most one tick late, c
 
 test("a ring may cancel and set others, itself included", () => {
   const clock = new ManualClock();
-  const alarms = new Alarms(clock);
+  const alarms = new Alarms(clock, rethrow);
   const other = new Note(clock);
   const again = new Note(clock);
   const first = new Note(clock, () => {
@@ -61,7 +61,7 @@ test("a ring may cancel and set others, itself included", () => {
 
 test("an alarm that is set again counts once", () => {
   const clock = new ManualClock();
-  const alarms = new Alarms(clock);
+  const alarms = new Alarms(clock, rethrow);
   const note = new Note(clock);
   alarms.set(note, 10);
   alarms.set(note, 1_000);
@@ -70,4 +70,23 @@ test("an alarm that is set again counts once", () => {
   expect(note.rangAtMs).toBeUndefined();
   clock.advance(600);
   expect(note.rangAtMs).toBeDefined();
+});
+
+test("a ring that throws is told of, and keeps neither its neighbours nor later ones from ringing", () => {
+  const clock = new ManualClock();
+  const faults: unknown[] = [];
+  const alarms = new Alarms(clock, (thrown) => faults.push(thrown));
+  const notes = [
+    new Note(clock),
+    new Note(clock, () => {
+      throw new Error("a bug");
+    }),
+    new Note(clock),
+  ];
+  for (const note of notes) alarms.set(note, 100);
+  const later = new Note(clock);
+  alarms.set(later, 500);
+  for (let i = 0; i < 10; i++) clock.advance(100);
+  expect([...notes, later].map(({ rangAtMs }) => rangAtMs !== undefined)).toEqual([true, true, true, true]);
+  expect(faults).toEqual([new Error("a bug")]);
 });

@@ -32,14 +32,17 @@ export const coarseWheel: Wheel = { tickMs: 1_000, slotsMax: 64 };
  */
 export class Alarms {
   readonly #clock: Clock;
+  readonly #onFault: (thrown: unknown) => void;
   readonly #tickMs: number;
   readonly #slots: Bell[];
   #count = 0;
   #tick = 0;
   #cancel: (() => void) | undefined;
 
-  constructor(clock: Clock, { tickMs, slotsMax }: Wheel = fineWheel) {
+  /** `onFault` hears of a ring that threw; the others ring all the same. */
+  constructor(clock: Clock, onFault: (thrown: unknown) => void, { tickMs, slotsMax }: Wheel = fineWheel) {
     this.#clock = clock;
+    this.#onFault = onFault;
     this.#tickMs = tickMs;
     this.#slots = Array.from({ length: slotsMax }, () => {
       const bell = new Bell();
@@ -104,7 +107,11 @@ export class Alarms {
       const next = alarm.alarmAfter as Alarm;
       if ((alarm.alarmAtMs as number) <= nowMs) {
         this.cancel(alarm);
-        alarm.ring();
+        try {
+          alarm.ring();
+        } catch (thrown) {
+          this.#onFault(thrown);
+        }
         // A ring may cancel its neighbours: from the start again, the due ones are gone.
         alarm = bell.alarmAfter as Alarm;
       } else {

@@ -7,7 +7,7 @@ import {
   type Asked,
   type FakeClientExchange,
 } from "../../test/support/exchanges.ts";
-import { ManualClock } from "../../test/support/manual-clock.ts";
+import { ManualClock, rethrow } from "../../test/support/manual-clock.ts";
 import { allow, endpoint, idOf, outboundBench } from "../../test/support/outbound.ts";
 import { SeededRandom } from "../../test/support/seeded-random.ts";
 import { defaultsOf, type OptionValues } from "../base/options.ts";
@@ -68,8 +68,8 @@ function inboundBench(
     clock,
     log: silent,
     options,
-    alarms: new Alarms(clock),
-    tunnelAlarms: new Alarms(clock, coarseWheel),
+    alarms: new Alarms(clock, rethrow),
+    tunnelAlarms: new Alarms(clock, rethrow, coarseWheel),
     meters,
     labels: new Labels(new SeededRandom(1)),
     access: undefined,

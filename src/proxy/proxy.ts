@@ -126,8 +126,8 @@ export class Proxy {
     const { clock, log, random, options, metrics, identity, snapshot } = context;
     this.#meters = new Meters(metrics);
     this.#refused = new Repeats({ clock, everyMs: options.proxy.refusedLineMs, keysMax: refusedKeysMax });
-    this.#alarms = new Alarms(clock);
-    this.#tunnelAlarms = new Alarms(clock, coarseWheel);
+    this.#alarms = new Alarms(clock, (thrown) => this.#fault(thrown));
+    this.#tunnelAlarms = new Alarms(clock, (thrown) => this.#fault(thrown), coarseWheel);
     this.#verifier = new TokenVerifier({
       clock,
       log,

@@ -54,3 +54,8 @@ export class ManualClock implements Clock {
     this.#monotonicMs = atMs;
   }
 }
+
+/** For what is not expected to fail: whoever advances the clock hears of it. */
+export function rethrow(thrown: unknown): never {
+  throw thrown;
+}

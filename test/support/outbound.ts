@@ -23,7 +23,7 @@ import { AccessLog } from "../../src/telemetry/access-log.ts";
 import { Metrics } from "../../src/telemetry/metrics.ts";
 import type { TlsIdentity } from "../../src/x509/tls-identity.ts";
 import { FakeConnection, FakeServerExchange, type Asked } from "./exchanges.ts";
-import { ManualClock } from "./manual-clock.ts";
+import { ManualClock, rethrow } from "./manual-clock.ts";
 import { SeededRandom } from "./seeded-random.ts";
 
 /** One sidecar's outbound side in memory: policies, endpoints and connections are the test's. */
@@ -171,8 +171,8 @@ export function outboundBench(
     clock,
     log: silent,
     options,
-    alarms: new Alarms(clock),
-    tunnelAlarms: new Alarms(clock, coarseWheel),
+    alarms: new Alarms(clock, rethrow),
+    tunnelAlarms: new Alarms(clock, rethrow, coarseWheel),
     meters,
     labels: new Labels(random),
     access: new AccessLog({ enabled: true, clock, sink: (text) => lines.push(text) }),
