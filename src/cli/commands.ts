@@ -222,7 +222,10 @@ export const commands: readonly Command[] = [
         value: "ADDRESS",
         why: "Where the call comes from; left out, the caller's own sidecar decides, which cannot know",
       },
-      port: { value: "PORT", why: "The routee's port" },
+      port: {
+        value: "PORT",
+        why: "The called port, as the service's --app names it; default: 80, so name it where a policy names ports",
+      },
       policies: { value: "DIR", why: "The folder of policies; default: policies of the mesh home" },
       home,
       json,

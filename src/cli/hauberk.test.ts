@@ -28,7 +28,7 @@ test.each(["20.19.0", "22.14.0", "24.16.9"])(
   "Node %s is refused with a sentence and the next step",
   async (version) => {
     const { code, out, err } = await start(["--version"], version);
-    expect(code).toBe(70);
+    expect(code).toBe(69);
     expect(out).toBe("");
     expect(err).toMatch(
       /^error: Cannot start hauberk: this is Node .* wanted 24\.17 or later \(NODE_TOO_OLD\)\nhint: /,

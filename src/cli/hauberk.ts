@@ -7,7 +7,7 @@ if (major < 24 || (major === 24 && minor < 17)) {
     `error: Cannot start hauberk: this is Node ${process.versions.node}, wanted 24.17 or later (${code})\n` +
       "hint: Install Node 24 or 26 from https://nodejs.org, then run the same command again\n",
   );
-  process.exitCode = 70;
+  process.exitCode = 69;
 } else {
   // A sidecar starts in time without the cache, and its code would stand in memory twice: 1.2 MB for as long as it runs.
   const isSidecar = process.argv[2] === "run" || process.argv[2] === "proxy";

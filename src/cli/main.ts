@@ -89,7 +89,8 @@ function overview(): string {
     "  hauberk run --service orders --app http:8080 --token-file orders.token -- node app.js",
     "  hauberk run --service web --token-file web.token -- curl http://orders/orders/1",
     "",
-    "Every command has --help with examples. Exit codes: 0 done, 1 a negative answer, 2 usage, 69 unavailable, 70 a bug.",
+    "Every command has --help with examples; hauberk --version says which release this is.",
+    "Exit codes: 0 done, 1 a negative answer, 2 usage, 69 unavailable, 70 a bug.",
   ].join("\n");
 }
 

@@ -86,7 +86,7 @@ function invalid(problems: readonly Problem[]): HauberkError {
   const all = problems.map((problem) => `\n  ${line(problem)}\n    hint: ${problem.hint}`).join("");
   return new HauberkError(
     "POLICY_INVALID",
-    `Cannot use the policies: there are ${problems.length} problems${all}\n`,
+    `Cannot use the policies: there are ${problems.length} problems${all}`,
     "Mend these lines; nothing was changed",
   );
 }

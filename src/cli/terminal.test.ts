@@ -77,6 +77,15 @@ test("a refusal goes to standard error: the sentence with its code, then the hin
   ]);
 });
 
+test("the code stands behind the sentence where a list follows, not behind the list", () => {
+  const terminal = recording(false);
+  showRefusal(terminal, { code: "POLICY_INVALID", message: "Cannot go: 2 problems\n  one\n  two\n", hint: "Mend" });
+  expect(terminal.said.err.map(stripVTControlCharacters)).toEqual([
+    "error: Cannot go: 2 problems (POLICY_INVALID)\n  one\n  two",
+    "hint: Mend",
+  ]);
+});
+
 test("a refusal with --json is one line of JSON on standard error", () => {
   const terminal = recording(true);
   showRefusal(terminal, { code: "USAGE", message: "Cannot go: it is late", hint: "Wait" });

@@ -27,7 +27,9 @@ export function showRefusal(terminal: Terminal, refusal: Pick<Refusal, "code" | 
     terminal.err(JSON.stringify({ code: refusal.code, message: refusal.message, hint: refusal.hint }));
     return;
   }
-  terminal.err(`${paint("red", "error:")} ${refusal.message} (${refusal.code})`);
+  // Where a list follows the sentence, the code stands behind the sentence.
+  const [sentence, ...more] = refusal.message.trimEnd().split("\n");
+  terminal.err([`${paint("red", "error:")} ${sentence} (${refusal.code})`, ...more].join("\n"));
   terminal.err(`${paint("cyan", "hint:")} ${refusal.hint}`);
 }
 

@@ -19,7 +19,9 @@ export function explain(resources: readonly Resource[], asked: { service: Servic
 function linesOf(asked: { service: ServiceName; call: Call }, steps: readonly TraceStep[], verdict: Verdict): string[] {
   const { call } = asked;
   const who = call.principal === undefined ? "nobody" : call.principal.text;
-  const lines = [`${who} calls ${serviceKey(asked.service)}: ${call.method} ${call.path}`];
+  const lines = [
+    `${who} calls ${serviceKey(asked.service)}: ${call.method} ${call.method === "CONNECT" ? `port ${call.port}` : call.path}`,
+  ];
   if (steps.length === 0) lines.push("  no policy guards this service");
   for (const step of steps) lines.push(lineOf(step));
   const { decision, code } = verdict;

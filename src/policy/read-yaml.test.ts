@@ -202,6 +202,13 @@ test("aliases, tags, deep nesting and large files are refused, and quickly", () 
   expect(problems(`# ${"x".repeat(300_000)}`).join("\n")).toContain("more than 262144");
 });
 
+test("what is wrong at one place is told once, however many brackets stay open there", () => {
+  const set = read("kind: AuthorizationPolicy\nspec: { target: { service: orders\n");
+  const problems = set.is === "refused" ? set.problems.map((one) => `${one.line}:${one.column} ${one.message}`) : [];
+  expect(problems).not.toEqual([]);
+  expect(new Set(problems).size).toBe(problems.length);
+});
+
 test("nothing of a set is used where one file of it is wrong, and every problem names its file", () => {
   const good = policy("{ from: [{ services: [web] }] }");
   const set = readPolicySet(

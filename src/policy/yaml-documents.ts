@@ -51,8 +51,14 @@ function parse(text: string, { desk, lines, limits }: Parsing): Documents {
   const documents = Array.isArray(found) ? found : [];
   const roots: Node[] = [];
   for (const document of documents) {
-    for (const error of [...document.errors, ...document.warnings])
+    const told = new Set<string>();
+    for (const error of [...document.errors, ...document.warnings]) {
+      // The parser says the same of one place once for every bracket that stays open there.
+      const same = `${error.pos[0]} ${error.message}`;
+      if (told.has(same)) continue;
+      told.add(same);
       desk.wrongAt(error.pos[0], `Cannot read the file: ${sentence(error.message)}`, "Mend the YAML at this place");
+    }
     if (document.errors.length > 0) continue;
     refuseTricks(document, limits.policyDepthMax, desk);
     if (document.contents !== null && desk.problems.length === 0) roots.push(document.contents);

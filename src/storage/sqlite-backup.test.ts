@@ -45,6 +45,7 @@ test("a backup replaces no file, and what is no store cannot be backed up", asyn
   await (await openSqliteStore(context)).close();
   writeFileSync(at("taken"), "mine");
   expect(() => backUpStore(context.file, at("taken"))).toThrow(/it exists/);
+  expect(() => backUpStore(context.file, at("nowhere/file"))).toThrow(/there is no such folder$/);
   expect(readFileSync(at("taken"), "utf8")).toBe("mine");
   expect(() => backUpStore(at("nowhere"), at("b"))).toThrow(/there is no store yet/);
   expect(() => backUpStore(at("taken"), at("b"))).toThrow(/Cannot back up/);

@@ -20,7 +20,8 @@ export function backUpStore(file: string, to: string): void {
   try {
     closeSync(openSync(to, "wx", 0o600));
   } catch (thrown) {
-    const why = (thrown as { code?: string }).code === "EEXIST" ? "it exists" : messageOf(thrown);
+    const { code } = thrown as NodeJS.ErrnoException;
+    const why = code === "EEXIST" ? "it exists" : code === "ENOENT" ? "there is no such folder" : messageOf(thrown);
     throw new HauberkError(
       "USAGE",
       `Cannot write the backup to ${to}: ${why}`,

@@ -233,7 +233,7 @@ function refusals(bin: string): string[] {
     const ran = spawnSync(node, [bin, "--version"], { encoding: "utf8" });
     const said =
       /^error: Cannot start hauberk: this is Node [\d.]+, wanted 24\.17 or later \(NODE_TOO_OLD\)\nhint: Install Node 24 or 26/;
-    if (ran.status === 70 && ran.stdout === "" && said.test(ran.stderr))
+    if (ran.status === 69 && ran.stdout === "" && said.test(ran.stderr))
       console.log(`Node ${versionOf(node)}: refused, with the hint`);
     else wrong.push(`Node ${versionOf(node)} was not refused: ${ran.status} ${ran.stdout}${ran.stderr}`);
   }

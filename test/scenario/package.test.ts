@@ -119,7 +119,7 @@ test("under an old Node its bin says NODE_TOO_OLD and what to do, instead of a s
     /^error: Cannot start hauberk: this is Node \d+\.[\d.]+, .* \(NODE_TOO_OLD\)\nhint: Install Node 24/,
   );
   expect(ran.stdout).toBe("");
-  expect(ran.status).toBe(70);
+  expect(ran.status).toBe(69);
 });
 
 /** As `npm install -g --prefix` lays it out; its dependencies are this repository's, at the same versions. */

@@ -96,7 +96,7 @@ function lifeFinding(
   const leftMs = life.notAfterMs - systemClock.wallMs();
   const share = leftMs / (life.notAfterMs - life.issuedAtMs);
   if (leftMs <= 0) return { good: false, what: `${what} ended ${duration(-leftMs)} ago`, hint: judge.hint };
-  const text = `${what} ends in ${duration(leftMs)}, ${Math.round(share * 100)} % of its life`;
+  const text = `${what} ends in ${duration(leftMs)}, ${Math.round(share * 100)} % of its life left`;
   return share < judge.shareMin ? { good: false, what: text, hint: judge.hint } : { good: true, what: text };
 }
 

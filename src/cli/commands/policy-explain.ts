@@ -60,14 +60,21 @@ export const run: Run = async (input) => {
   });
   const { verdict, by, audits } = decision;
   const answer: Answer = { ...about, path: normal.path, verdict, code: code ?? null, by, audits, steps };
-  return tell(
-    input,
-    answer,
-    verdict === "unknown"
-      ? [...lines, `  only the sidecar of ${about.to} can tell; with --address ADDRESS this says what it decides`]
-      : lines,
-  );
+  const doubts: string[] = [];
+  if (verdict === "unknown")
+    doubts.push(`  only the sidecar of ${about.to} can tell; with --address ADDRESS this says what it decides`);
+  if (input.flag("port") === undefined && folder.resources.some((resource) => namesPorts(resource, about.to)))
+    doubts.push(
+      `  a policy names ports, and port 80 was assumed; with --port PORT this says what holds for the one of --app`,
+    );
+  return tell(input, answer, [...lines, ...doubts]);
 };
+
+/** Policies do not say which ports a service has: what was assumed must not look like what the sidecar decides. */
+function namesPorts(resource: Resource, service: string): boolean {
+  if (resource.kind !== "AuthorizationPolicy" || serviceKey(resource.target) !== service) return false;
+  return resource.rules.some(({ to }) => to?.some(({ ports }) => ports !== undefined));
+}
 
 function tell(input: Input, answer: Answer, lines: readonly string[]): number {
   show(input.terminal, answer, () => lines.join("\n"));

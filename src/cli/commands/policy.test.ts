@@ -162,8 +162,16 @@ test("the path is normalized before it is judged", async () => {
 test("CONNECT is a TCP connection: a rule on HTTP does not let it in, and the answer says so", async () => {
   const { code, out } = await asked("--from", "web", "--to", "orders", "--port", "6379", "CONNECT");
   expect(code).toBe(1);
-  expect(out).toContain("calls orders.default: CONNECT");
+  expect(out).toContain("calls orders.default: CONNECT port 6379\n");
   expect(out).toContain("a TCP connection shows no such thing");
+});
+
+test("a port that was only assumed is named where a policy asks for one, as the sidecar knows the real one", async () => {
+  writeFileSync(join(policies, "orders.yaml"), resources.replace("[GET], paths", "[GET], ports: [8080], paths"));
+  const assumed = await asked("--from", "web", "--to", "orders", "/orders/1");
+  expect([assumed.code, assumed.out]).toEqual([1, expect.stringContaining("port 80 was assumed")]);
+  const named = await asked("--from", "web", "--to", "orders", "--port", "8080", "/orders/1");
+  expect([named.code, named.out]).toEqual([0, expect.not.stringContaining("assumed")]);
 });
 
 test("without an address the caller's sidecar decides, which leaves it to the callee", async () => {
