@@ -136,12 +136,21 @@ export async function listen(
   try {
     await app.listen({ host: at.host, port: at.port });
   } catch (thrown) {
-    throw new HauberkError(
-      "PORT_TAKEN",
-      `Cannot listen on ${at.host}:${at.port}: ${messageOf(thrown)}`,
-      "Stop what listens there, or name another port",
-      thrown,
-    );
+    const where = `Cannot listen on ${at.host}:${at.port}`;
+    const named = "--mesh or --enrollment HOST:PORT, or addresses in hauberk.yaml, which the other commands read too";
+    throw (thrown as NodeJS.ErrnoException).code === "EADDRINUSE"
+      ? new HauberkError(
+          "PORT_TAKEN",
+          `${where}: it is in use`,
+          `End what listens there, or name another: ${named}`,
+          thrown,
+        )
+      : new HauberkError(
+          "UNAVAILABLE",
+          `${where}: ${messageOf(thrown)}`,
+          `Name an address of this machine: ${named}`,
+          thrown,
+        );
   }
   app.server.on("error", () => undefined); // A failed accept ends one connection, never the process.
   return { host: at.host, port: (app.server.address() as AddressInfo).port };

@@ -30,7 +30,7 @@ export function takeLock(folder: string): StateLock | Refusal {
     return refuse(
       "STATE_LOCKED",
       `Cannot use the state folder ${folder}: process ${holderOf(folder)} is using it, and only one may`,
-      "End that process, or give this one a folder of its own with --state DIR",
+      "End that process, or give this one a folder of its own: --instance NAME for another instance, or --state DIR",
     );
   }
   // By name, not by a descriptor: closing any descriptor of a file drops every POSIX lock that the process has on it.

@@ -4,7 +4,7 @@ import { createServer, type AddressInfo, type Server } from "node:net";
 import { afterEach, expect, test } from "vitest";
 import { ManualClock } from "../../test/support/manual-clock.ts";
 import { defaultsOf } from "../base/options.ts";
-import { silent } from "../telemetry/logger.ts";
+import { silent, type Logger } from "../telemetry/logger.ts";
 import { http2Options } from "../transport/http2-options.ts";
 import { RouteeHealth, routeeCheck } from "./health.ts";
 import { proxyOptions } from "./options.ts";
@@ -16,12 +16,12 @@ afterEach(() => {
   for (const end of ends.splice(0)) end();
 });
 
-function watched() {
+function watched(log: Logger = silent) {
   const clock = new ManualClock();
   const state = { answer: "not yet" as string | undefined, checks: 0 };
   const health = new RouteeHealth({
     clock,
-    log: silent,
+    log,
     options,
     check: () => {
       state.checks++;
@@ -46,6 +46,25 @@ test("a routee is not well until it answers, and is looked at often until then",
   expect(health.healthy.read()).toBe(true);
   clock.advance(options.healthIntervalMs - 1);
   expect(state.checks).toBe(3);
+});
+
+test("a routee that has not answered for 5 s is told of once, with what to look at", async () => {
+  const said: string[] = [];
+  const { clock, state } = watched({ ...silent, warn: (message) => void said.push(message) });
+  const pass = async (ms: number): Promise<void> => {
+    for (let passedMs = 0; passedMs < ms; passedMs += options.healthStartMs) {
+      await settle();
+      clock.advance(options.healthStartMs);
+    }
+    await settle();
+  };
+  await pass(5_000 - options.healthStartMs);
+  expect(said).toEqual([]);
+  await pass(10_000);
+  expect(said).toEqual(["the routee has not answered yet, so nobody is sent to it"]);
+  state.answer = undefined;
+  await pass(options.healthStartMs);
+  expect(said).toHaveLength(1);
 });
 
 test("one failure is chance, three in a row are not; one success brings it back", async () => {

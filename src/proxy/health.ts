@@ -28,6 +28,9 @@ interface CheckTerms {
   readonly http2: OptionValues<typeof http2Options>;
 }
 
+/** A program that takes longer than this to listen is slow or listens elsewhere, and the person who started it should know. */
+const silentMs = 5_000;
+
 /** Why the routee is not well, or undefined. */
 export type Check = () => Promise<string | undefined>;
 
@@ -43,6 +46,8 @@ export class RouteeHealth {
   readonly #check: Check;
   #cancel: (() => void) | undefined;
   #failures = 0;
+  /** While it never answered and nobody was told. */
+  #silentSinceMs: number | undefined;
   #stopped = true;
 
   constructor(use: { clock: Clock; log: Logger; options: OptionValues<typeof proxyOptions>; check: Check }) {
@@ -54,6 +59,7 @@ export class RouteeHealth {
 
   start(): void {
     this.#stopped = false;
+    this.#silentSinceMs = this.#clock.monotonicMs();
     this.#round();
   }
 
@@ -83,6 +89,12 @@ export class RouteeHealth {
     const was = this.healthy.read();
     this.#failures = because === undefined ? 0 : this.#failures + 1;
     const is = because === undefined || (was && this.#failures < this.#options.healthFailuresMax);
+    if (is) this.#silentSinceMs = undefined;
+    else if (this.#silentSinceMs !== undefined && this.#clock.monotonicMs() - this.#silentSinceMs >= silentMs) {
+      this.#silentSinceMs = undefined;
+      const hint = "Look whether it runs and listens on 127.0.0.1; --app names its port";
+      this.#log.warn("the routee has not answered yet, so nobody is sent to it", { because, hint });
+    }
     if (is === was) return;
     if (is) this.#log.info("the routee is well");
     else this.#log.warn("the routee is not well", { because, failures: this.#failures });

@@ -119,7 +119,12 @@ function removeSocket(path: string): void {
 
 function cannotListen(error: NodeJS.ErrnoException, where: string): HauberkError {
   return error.code === "EADDRINUSE"
-    ? new HauberkError("PORT_TAKEN", `Cannot listen on ${where}: it is in use`, "Choose another port", error)
+    ? new HauberkError(
+        "PORT_TAKEN",
+        `Cannot listen on ${where}: it is in use`,
+        "Choose another port, or end what listens there",
+        error,
+      )
     : new HauberkError(
         "UNAVAILABLE",
         `Cannot listen on ${where}: ${error.message}`,

@@ -180,7 +180,7 @@ function noPort(service: string, port: number | undefined): Refusal {
   return refuse(
     "NO_ENDPOINT",
     `Cannot connect to "${service}": ${port === undefined ? "no instance of it is registered" : `no instance of it offers port ${port}`}`,
-    "Start the service with its sidecar: hauberk run --service NAME --app tcp:PORT -- COMMAND",
+    "Start the service with its sidecar: hauberk run --service NAME --app tcp:PORT -- COMMAND; where one runs, hauberk check says what it lacks",
   );
 }
 

@@ -24,6 +24,6 @@ export class TcpRefusals {
     if (saidAtMs !== undefined && nowMs - saidAtMs < quietMs) return;
     if (this.#saidAtMs.size >= keptMax) this.#saidAtMs.clear();
     this.#saidAtMs.set(key, nowMs);
-    this.#log.warn("a TCP connection was reset", { service, code, because: message, hint });
+    this.#log.warn("a TCP connection was reset", { callee: service, code, because: message, hint });
   }
 }

@@ -78,7 +78,7 @@ describe("a TCP connection of the workload", () => {
     expect(said).toHaveLength(2);
     expect(said[0]).toMatchObject([
       "a TCP connection was reset",
-      { service: "orders.default", code: "SERVICE_UNKNOWN" },
+      { callee: "orders.default", code: "SERVICE_UNKNOWN" },
     ]);
   });
 });

@@ -169,7 +169,7 @@ export class Upstream {
     return refuse(
       "NO_ENDPOINT",
       `Cannot call "${this.service}": ${because}`,
-      `Start the service with its sidecar: hauberk run --service NAME --app ${tcp ? "tcp" : "http"}:PORT -- COMMAND`,
+      `Start the service with its sidecar: hauberk run --service NAME --app ${tcp ? "tcp" : "http"}:PORT -- COMMAND; where one runs, hauberk check says what it lacks`,
     );
   }
 

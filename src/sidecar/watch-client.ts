@@ -110,7 +110,7 @@ export class WatchClient {
         );
       }
       this.#subscriptions.add(service);
-      this.#context.log.debug("the control plane is asked about a service", { service });
+      this.#context.log.debug("the control plane is asked about a service", { callee: service });
       this.#stream?.send({ type: "subscribe", service });
     }
     return new Promise((answer, fail) => {
@@ -266,7 +266,7 @@ export class WatchClient {
     this.#questions.delete(service);
     if (waiting.length > 0)
       this.#context.log.debug("the control plane answered about a service", {
-        service,
+        callee: service,
         endpoints: view?.endpoints.length ?? "unknown, or not to be seen",
       });
     for (const question of waiting) {
