@@ -1,5 +1,7 @@
-import { expect, test } from "vitest";
-import { childEnvironment } from "./child.ts";
+import { ChildProcess } from "node:child_process";
+import { expect, onTestFinished, test, vi } from "vitest";
+import { ManualClock } from "../../test/support/manual-clock.ts";
+import { childEnvironment, startChild } from "./child.ts";
 
 const outbound = { port: 15_001, secret: "s" };
 
@@ -15,4 +17,20 @@ test("the program calls through the sidecar, and what its user calls directly st
   });
   expect(childEnvironment({}, outbound)["no_proxy"]).toBe("localhost,127.0.0.1,::1");
   expect(childEnvironment({ NO_PROXY: "x" }, outbound)["no_proxy"]).toBe("localhost,127.0.0.1,::1,x");
+});
+
+test("a program that may not be told to end costs the sidecar nothing, however often it is told", async () => {
+  const clock = new ManualClock();
+  const child = await startChild(["sleep", "60"], {}, clock);
+  onTestFinished(() => void process.kill(child.pid, "SIGKILL"));
+  // As of a program that runs as another user: Node tells of EPERM by an event.
+  const kill = vi.spyOn(ChildProcess.prototype, "kill").mockImplementation(function refused(this: ChildProcess) {
+    return this.emit("error", new Error("kill EPERM"));
+  });
+  onTestFinished(() => kill.mockRestore());
+  expect(() => {
+    child.end("SIGTERM", 100);
+    clock.advance(100);
+  }).not.toThrow();
+  expect(kill).toHaveBeenCalledTimes(2);
 });

@@ -45,7 +45,8 @@ export function startChild(
 ): Promise<Child> {
   return new Promise((resolve, reject) => {
     const child = spawn(command ?? "", args, { stdio: "inherit", env: environment });
-    child.once("error", (thrown: NodeJS.ErrnoException) => {
+    // Not once: a program of another user cannot be told to end, and each attempt says so here.
+    child.on("error", (thrown: NodeJS.ErrnoException) => {
       const why =
         thrown.code === "ENOENT"
           ? "there is no such program"
