@@ -5,6 +5,7 @@ import { HauberkError, isRefusal, messageOf } from "../../base/errors.ts";
 import { isTrustDomain } from "../../base/spiffe-id.ts";
 import { makeCa } from "../../authority/init.ts";
 import { exits, usageError, type Input, type Run } from "../command.ts";
+import { ignoreSecrets } from "../git-ignore.ts";
 import { homeAt, readSecretFile, stateHome, type Home } from "../home.ts";
 import { issueAdmin, passphraseFile, withAuthority } from "../open-authority.ts";
 import { systemClock, systemRandom } from "../system.ts";
@@ -161,5 +162,5 @@ function layOut(home: Home, trustDomain: string): void {
     home.configFile,
     `# One file, every key but trustDomain optional; unknown keys are refused.\ntrustDomain: ${trustDomain}\n# addresses: { mesh: "0.0.0.0:7443", enrollment: "0.0.0.0:7444", advertise: [control.example] }\n# lifetimes: { leaf: 24h, token: 10m }\n`,
   );
-  write(join(home.folder, ".gitignore"), "/ca/*\n!/ca/profiles/\n/certs/\n*.token\n*.pem\n*.p12\n*.password\n");
+  ignoreSecrets(home.folder);
 }
