@@ -96,7 +96,9 @@ interface Bench {
   readonly entries: Published<ReadonlyMap<string, StateValue>>;
 }
 
-function benchOf(more: { count?: number; ask?: Ask; prepare?: (player: Player) => void } = {}): Bench {
+function benchOf(
+  more: { count?: number; ask?: Ask; prepare?: (player: Player) => void; mayStart?: (before: number) => void } = {},
+): Bench {
   const clock = new ManualClock();
   const identity = new Published<TlsIdentity | undefined>(pki.issue("spiffe://mesh.local/ns/default/sa/orders"));
   const entries = new Published<ReadonlyMap<string, StateValue>>(new Map([["own", { policies: [] }]]));
@@ -127,6 +129,7 @@ function benchOf(more: { count?: number; ask?: Ask; prepare?: (player: Player) =
     accessLog: false,
     options: defaultsOf(sidecarOptions),
     spawn: () => {
+      more.mayStart?.(players.length);
       const [ours, theirs] = duplexPair();
       const player = new Player(theirs);
       more.prepare?.(player);
@@ -246,6 +249,29 @@ test("one that ends again and again is started ever more seldom", async () => {
   }
   expect(players.length).toBeGreaterThan(12);
   expect(players.length).toBeLessThan(60);
+});
+
+test("a system that starts no process is asked again later, and that ends nothing", async () => {
+  let memory = true;
+  const { clock, one, players, workers } = await started({
+    mayStart: () => {
+      if (!memory) throw new Error("spawn ENOMEM");
+    },
+  });
+  memory = false;
+  one.exit("SIGKILL");
+  await settle();
+  clock.advance(1_000);
+  await settle();
+  expect(players).toHaveLength(2);
+  expect(workers.running).toBe(1);
+  memory = true;
+  for (let second = 0; second < 30; second++) {
+    clock.advance(1_000);
+    await settle();
+  }
+  expect(players).toHaveLength(3);
+  expect(workers.running).toBe(2);
 });
 
 test("one that answers nothing is killed and replaced; one that answers is not", async () => {

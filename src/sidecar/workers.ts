@@ -1,3 +1,4 @@
+import { PassThrough } from "node:stream";
 import { HauberkError, messageOf } from "../base/errors.ts";
 import type { OptionValues } from "../base/options.ts";
 import { Published } from "../base/published.ts";
@@ -239,13 +240,23 @@ export class Workers implements DataPlane {
     const to = worker === 1 ? proxy.to : proxy.to.filter(({ address }) => !("path" in address));
     const settings = { worker, accessLog, logLevel, proxy: { ...proxy, to } };
     const process = new WorkerProcess(
-      this.#use.spawn(),
+      this.#spawn(),
       { settings, identity: identity.read(), entries: entries.read() },
       { clock, log, ask, silenceMs: options.workerSilenceMs },
     );
     seat.process = process;
     seat.counted = [];
     return process;
+  }
+
+  /** Node throws where the system is out of memory: one that could not be started is one that ended, and is tried again. */
+  #spawn(): Spawned {
+    try {
+      return this.#use.spawn();
+    } catch (thrown) {
+      const stream = new PassThrough().destroy();
+      return { pid: 0, stream, exited: Promise.resolve(messageOf(thrown)), kill: () => undefined };
+    }
   }
 
   // Replacing.
