@@ -110,6 +110,8 @@ test("a peer that opens 100,000 streams has a thousand of them, is cut off, and 
       ),
     );
     await new Promise((resolve) => setImmediate(resolve));
+    // What lies unsent here would be said to nobody.
+    while (peer.socket.writableNeedDrain && !peer.closed) await new Promise((resolve) => setImmediate(resolve));
   }
   await peer.end();
   calmed(peer);

@@ -265,8 +265,8 @@ function joined(fields: Fields): string[] {
   const cookies: string[] = [];
   const others: string[] = [];
   for (let i = 0; i < fields.length; i += 2) {
-    if (fields[i] === "cookie") cookies.push(fields[i + 1] as string);
-    else others.push(`${fields[i]}: ${fields[i + 1]}`);
+    if (fields[i] !== "cookie") others.push(`${fields[i]}: ${fields[i + 1]}`);
+    else if (fields[i + 1] !== "") cookies.push(fields[i + 1] as string);
   }
   return cookies.length === 0 ? others : [...others, `cookie: ${cookies.join("; ")}`];
 }

@@ -102,6 +102,7 @@ export const beyondExamples: readonly Beyond[] = [
   },
   { of: "answer", bytes: "\nHTTP/1.1 200 OK\r\n\r\n", why: "No server begins so; what does is another protocol." },
   { of: "answer", bytes: "RTSP/1.0 ", why: "llhttp knows a second protocol." },
+  { of: "answer", bytes: "HTTP/1.1 200 \0", why: "The same, for a control character that nothing may hold." },
   { of: "answer", bytes: "HTTP/1.1 600 X\r\n\r\n", why: "RFC 9110, 15: 100 to 599." },
   {
     of: "answer",
