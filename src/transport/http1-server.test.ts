@@ -603,3 +603,29 @@ test("where the socket knows no reset, as over TLS and Unix sockets, such a conn
   expect(() => exchanges[0]?.abort({ kind: "lost", because: "test" })).not.toThrow();
   await once(client, "close");
 });
+
+test("draining ends a connection in time also where its client sends no more and waits for its answer", async () => {
+  const exchanges: ServerExchange[] = [];
+  const losses: Loss[] = [];
+  const { port, clock, connections, sockets } = await serve(
+    (exchange) => {
+      exchanges.push(exchange);
+      exchange.listen({
+        data: () => undefined,
+        end: () => undefined,
+        aborted: (loss) => losses.push(loss),
+        drained: () => undefined,
+      });
+    },
+    {},
+    true,
+  );
+  const raw = new Raw(port).send(get);
+  await until(() => exchanges.length === 1);
+  raw.socket.end();
+  await until(() => sockets[0]?.readableEnded === true);
+  connections[0]?.drain(5_000);
+  clock.advance(5_000);
+  expect(losses.map(({ because }) => because)).toEqual(["draining took too long"]);
+  expect(sockets[0]?.destroyed).toBe(true);
+});

@@ -122,8 +122,9 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
   }
 
   drain(withinMs: number): void {
-    if (this.#cancelDrain === undefined) {
-      if (this.#closing) return;
+    if (this.#socket.destroyed) return;
+    // One that ends anyway may take its time with the answer: it has no more of it than the others.
+    if (this.#cancelDrain === undefined && !this.#closing) {
       this.#closing = true;
       if (this.#current === undefined && this.#parser.idle) return this.#shut();
     }
