@@ -436,3 +436,15 @@ test("node:http as the routee, over a Unix socket, echoes bodies of every framin
   }
   expect(pool.connections).toBe(1);
 });
+
+test("a request that cannot be written takes no connection out of the pool", async () => {
+  const { port, sockets } = await upstream((socket) => socket.write(ok));
+  const { pool } = pooled({ host: "127.0.0.1", port }, { routeeConnectionsMax: 1, routeeQueueMax: 1 });
+  await ask(pool);
+  const unwritable = await ask(pool, { ...get, authority: "a b" });
+  expect(unwritable.loss?.kind).toBe("unprocessed");
+  expect(pool.idle).toBe(1);
+  const next = await ask(pool);
+  expect(next.loss).toBeUndefined();
+  expect(sockets).toHaveLength(1);
+});

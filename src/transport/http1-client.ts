@@ -103,7 +103,11 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
     if (text === undefined) {
       exchange.detach();
       const because = "the request's target, authority or a field cannot be written in HTTP/1.1";
-      queueMicrotask(() => events.aborted({ kind: "unprocessed", because }));
+      queueMicrotask(() => {
+        // Whoever took the connection out of its idle ones gets it back unused.
+        if (this.open && this.#current === undefined) this.#context.onIdle?.();
+        events.aborted({ kind: "unprocessed", because });
+      });
       return exchange;
     }
     this.#current = exchange;
