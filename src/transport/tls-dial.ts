@@ -1,6 +1,6 @@
 import type { TLSSocket } from "node:tls";
 import type { Clock } from "../base/clock.ts";
-import { isRefusal, refuse, type Refusal } from "../base/errors.ts";
+import { isRefusal, messageOf, refuse, type Refusal } from "../base/errors.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import { endpointLookup } from "./endpoint-lookup.ts";
 import type { LentReads } from "./lent-reads.ts";
@@ -75,9 +75,19 @@ export function dialMutualTls(call: MutualTlsCall): Promise<TLSSocket | Refusal>
     socket.once("secureConnect", () => {
       cancel();
       socket.off("close", onClose);
-      resolve(judge(socket, call));
+      resolve(judgeSafely(socket, call));
     });
   });
+}
+
+/** What throws here was written by a stranger: it costs this call, not the process. */
+function judgeSafely(socket: TLSSocket, call: MutualTlsCall): TLSSocket | Refusal {
+  try {
+    return judge(socket, call);
+  } catch (thrown) {
+    socket.destroy();
+    return failed(call, `its certificate could not be judged (${messageOf(thrown)})`);
+  }
 }
 
 function judge(socket: TLSSocket, call: MutualTlsCall): TLSSocket | Refusal {

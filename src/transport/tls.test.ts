@@ -493,3 +493,13 @@ test("closing drains what is there, takes nothing new, and resolves when all has
   await closed;
   await once(socket, "close");
 });
+
+test("what is thrown while the peer of a call is judged costs that call, not the process", async () => {
+  const { dial } = await scene();
+  const broken = new ManualClock(startMs);
+  broken.wallMs = () => {
+    throw new Error("a bug");
+  };
+  const refused = await dial({ clock: broken });
+  expect(codeOf(refused)).toBe("CONNECT_FAILED");
+});
