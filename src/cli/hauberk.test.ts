@@ -18,7 +18,12 @@ interface Ended {
 /** Starts the program the way a shell does, on a Node that says it is `version`. */
 function start(args: readonly string[], version = process.versions.node): Promise<Ended> {
   const pretend = `Object.defineProperty(process, "versions", { value: { ...process.versions, node: "${version}" } })`;
-  const node = ["--import", `data:text/javascript,${encodeURIComponent(pretend)}`, program, ...args];
+  return startWith(pretend, args);
+}
+
+/** Starts it after a module of `before`. */
+function startWith(before: string, args: readonly string[]): Promise<Ended> {
+  const node = ["--import", `data:text/javascript,${encodeURIComponent(before)}`, program, ...args];
   return new Promise((resolve) => {
     const child = execFile(process.execPath, node, (_, out, err) => resolve({ code: child.exitCode ?? -1, out, err }));
   });
@@ -80,6 +85,23 @@ test("a mesh home where no folder can be made is a usage error, not a bug", asyn
   const { code, err } = await start(["init", "/dev/null/mesh"]);
   expect(code).toBe(2);
   expect(err).toMatch(/^error: Cannot make a mesh home in \/dev\/null\/mesh: .*\(USAGE\)\nhint: [^\n]*\n$/);
+});
+
+test.each(["EACCES", "EPERM", "EROFS"])("a place that the system keeps from this user (%s) is no bug", async (code) => {
+  const forbid = `import fs from "node:fs"; import { syncBuiltinESMExports } from "node:module";
+    const mkdir = fs.mkdirSync;
+    fs.mkdirSync = (path, ...more) => {
+      if (!path.endsWith("kept")) return mkdir(path, ...more);
+      throw Object.assign(new Error("${code}: no"), { code: "${code}", path });
+    };
+    syncBuiltinESMExports();`;
+  const state = join(tmpdir(), "hauberk-kept", "kept");
+  const run = await startWith(forbid, ["run", "--service", "web", "--state", state, "--", "true"]);
+  expect(run.err).toBe(
+    `error: Cannot use ${state}: this user may not (USAGE)\n` +
+      "hint: Run this as the user whom it belongs to, or name another place (--home, --state)\n",
+  );
+  expect(run.code).toBe(2);
 });
 
 test("a second control plane for the same mesh home does not start", async () => {

@@ -114,11 +114,27 @@ const usage: ReadonlySet<string> = new Set([
   "HOME_EXISTS",
 ]);
 
+/** The path that the system keeps from this user: a start with sudo leaves folders that nobody else may enter. */
+function forbidden(thrown: unknown): string | undefined {
+  if (!(thrown instanceof Error) || !("path" in thrown) || typeof thrown.path !== "string") return undefined;
+  const { code } = thrown as NodeJS.ErrnoException;
+  return code === "EACCES" || code === "EPERM" || code === "EROFS" ? thrown.path : undefined;
+}
+
 function fail(thrown: unknown, terminal: Terminal): number {
   if (thrown instanceof HauberkError && thrown.code in failures && thrown.code !== "BUG") {
     showRefusal(terminal, thrown);
     if (usage.has(thrown.code)) return exits.usage;
     return unavailable.has(thrown.code) ? exits.unavailable : exits.negative;
+  }
+  const place = forbidden(thrown);
+  if (place !== undefined) {
+    showRefusal(terminal, {
+      code: "USAGE",
+      message: `Cannot use ${place}: this user may not`,
+      hint: "Run this as the user whom it belongs to, or name another place (--home, --state)",
+    });
+    return exits.usage;
   }
   showRefusal(terminal, {
     code: "BUG",

@@ -1,7 +1,7 @@
 import { chmodSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
-import { refuse, type Refusal } from "../base/errors.ts";
+import { HauberkError, refuse, type Refusal } from "../base/errors.ts";
 
 /**
  * The exclusive lock of a state folder: SQLite's own lock on an empty file, which is a POSIX lock of the kernel's.
@@ -17,7 +17,7 @@ export interface StateLock {
 const lockName = "lock";
 const holderName = "lock.pid";
 
-/** Takes the lock, or says who holds it (STATE_LOCKED). */
+/** Takes the lock, or says who holds it (STATE_LOCKED). @throws HauberkError USAGE where no file can be made in the folder. */
 export function takeLock(folder: string): StateLock | Refusal {
   let database: DatabaseSync | undefined;
   try {
@@ -25,8 +25,16 @@ export function takeLock(folder: string): StateLock | Refusal {
     database.exec("PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE");
   } catch (thrown) {
     database?.close();
-    const busy = (thrown as { errcode?: number }).errcode === 5;
-    if (!busy) throw thrown;
+    const { errcode } = thrown as { errcode?: number };
+    // SQLITE_CANTOPEN and SQLITE_READONLY: the folder is there, because whoever calls this has made it.
+    if (errcode === 14 || errcode === 8)
+      throw new HauberkError(
+        "USAGE",
+        `Cannot lock ${folder}: this user may not write there`,
+        "Run this as the user whom the folder belongs to, or name another one",
+        thrown,
+      );
+    if (errcode !== 5) throw thrown; // SQLITE_BUSY
     return refuse(
       "STATE_LOCKED",
       `Cannot use the state folder ${folder}: process ${holderOf(folder)} is using it, and only one may`,

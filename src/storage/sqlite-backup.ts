@@ -14,8 +14,8 @@ export function backUpStore(file: string, to: string): void {
   if (!existsSync(file))
     throw new HauberkError(
       "STORE_FAILED",
-      `Cannot back up ${file}: there is no store yet`,
-      "Start hauberk control once",
+      `Cannot back up ${file}: there is no store yet, or none that this user may see`,
+      "Start hauberk control once, or run this as its user",
     );
   try {
     closeSync(openSync(to, "wx", 0o600));
