@@ -50,7 +50,7 @@ const sidecarFlags: Readonly<Record<string, Flag>> = {
   egress: {
     value: "HOST[:PORT]",
     many: true,
-    why: "A host outside of the mesh, where a name could mean both; this release carries no call to it: add it to no_proxy",
+    why: "A host outside of the mesh that the program may call through the outbound port (plain HTTP, or CONNECT for https), on every port or the one named; *.example.com and * too; default: none",
   },
   "health-path": {
     value: "PATH",

@@ -3,6 +3,7 @@ import { join, resolve } from "node:path";
 import { HauberkError, isRefusal } from "../base/errors.ts";
 import { isLabel, parseServiceName, type ServiceName } from "../base/spiffe-id.ts";
 import type { RouteePort } from "../contract/watch.ts";
+import { whyNotEgress } from "../routing/route-authority.ts";
 import { usageError, type Input } from "./command.ts";
 import { findHome, readSecretFile, stateHome } from "./home.ts";
 
@@ -53,7 +54,7 @@ export function readSidecarInput(input: Input, defaultLogLevel: "info" | "warn")
     inbound: { host: input.flag("inbound-host") ?? "0.0.0.0", port: readPort(input, "inbound-port") },
     outboundPort: readPort(input, "outbound-port"),
     allowOrigins: readOrigins(input),
-    egress: input.flags("egress"),
+    egress: readEgress(input),
     healthPath: readHealthPath(input),
     balancer: oneOf(input, "balancer", ["round-robin", "least-connections"]) ?? "round-robin",
     adminSocket: resolve(input.cwd, input.flag("admin-socket") ?? join(stateFolder, "admin.sock")),
@@ -132,6 +133,19 @@ function readOrigins(input: Input): string[] {
   const bad = origins.find((origin) => origin !== "*" && !/^https?:\/\/[a-z0-9.[\]:-]+$/i.test(origin));
   if (bad !== undefined) throw usage(input, `--allow-origin ${bad} is no origin such as https://shop.example`);
   return [...origins];
+}
+
+function readEgress(input: Input): string[] {
+  const entries = input.flags("egress");
+  for (const entry of entries) {
+    const because = whyNotEgress(entry);
+    if (because === undefined) continue;
+    throw usageError(
+      `--egress ${entry} lets nothing out of the mesh: ${because}`,
+      "Name a host outside, such as api.example.com, api.example.com:443 or *.example.com; services of the mesh need no --egress, only a policy",
+    );
+  }
+  return [...entries];
 }
 
 function readPort(input: Input, name: string): number | undefined {

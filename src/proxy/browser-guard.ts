@@ -29,6 +29,11 @@ export function browserGuard(service: ServiceName, origins: readonly string[]): 
   };
 }
 
+/** What leaves the mesh has no host of ours to compare with: a browser's word that it sends it for a page is enough. */
+export const pageGuard: BrowserGuard = ({ fields }) => (foreignPage(fields, nobody) ? foreignOrigin : undefined);
+
+const nobody: ReadonlySet<string> = new Set();
+
 function foreignPage(fields: Fields, allowed: ReadonlySet<string>): boolean {
   let crossSite = false;
   let origin: string | undefined;

@@ -44,6 +44,20 @@ export const proxyOptions = {
     max: 60_000,
     why: "A healthy peer answers in one round trip; waiting longer only hides a dead one.",
   },
+  egressConnectMs: {
+    env: "HAUBERK_EGRESS_CONNECT_MS",
+    default: 5_000,
+    min: 10,
+    max: 60_000,
+    why: "A host outside of the mesh is looked up and dialled across the internet, where a lost packet alone costs a second.",
+  },
+  egressHostsMax: {
+    env: "HAUBERK_EGRESS_HOSTS_MAX",
+    default: 128,
+    min: 1,
+    max: 65_536,
+    why: "Hosts outside of the mesh whose connections are kept; the one that was idle for longest goes first.",
+  },
   discoveryMs: {
     env: "HAUBERK_DISCOVERY_MS",
     default: 3_000,

@@ -15,9 +15,10 @@ import { mayRetry } from "../resilience/retry.ts";
 import type { BodyEvents, ClientConnection, Handler, Loss, ServerExchange } from "../transport/exchange.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import { noBearer, type Bearer } from "./bearer.ts";
-import type { BrowserGuard } from "./browser-guard.ts";
+import { pageGuard, type BrowserGuard } from "./browser-guard.ts";
 import { Attempt, Carry, type CarryContext } from "./carry.ts";
 import type { Discovery } from "./discovery.ts";
+import { callOutside, type EgressContext, type EgressTerms } from "./egress.ts";
 import { addLabels, shortenGrpcTimeout, takeRequest, viaOf } from "./headers.ts";
 import type { Waiter } from "./hop.ts";
 import type { TokenVerifier } from "./jwt.ts";
@@ -57,6 +58,8 @@ export interface OutboundContext extends CarryContext {
   readonly upstreams: Upstreams;
   readonly routes: Routes;
   readonly tcpRefusals: TcpRefusals;
+  /** What leaves the mesh. */
+  readonly egress: EgressContext;
 }
 
 /** How a listener is guarded, and where it leads. */
@@ -82,9 +85,20 @@ export function callOutbound(
   exchange: ServerExchange,
   listener: OutboundListener,
 ): BodyEvents {
+  const outside = listener.to === undefined ? context.routes.outside(exchange.head.authority) : undefined;
+  if (outside !== undefined) return callOutside(context.egress, { exchange, outside }, egressTerms(exchange, listener));
   const call = new OutboundCall(context, exchange);
   call.start(listener);
   return call;
+}
+
+/** Where there is a secret no web page knows it; an open listener takes nothing that a browser sends for one. */
+function egressTerms({ head }: ServerExchange, { secret, connects = false, guard }: OutboundListener): EgressTerms {
+  return {
+    shown: showsSecret(head.fields, secret),
+    connects,
+    guard: guard ?? (secret === undefined ? pageGuard : undefined),
+  };
 }
 
 /** Whether the workload showed the secret of a guarded listener. */

@@ -27,7 +27,9 @@ import type { Carried } from "../transport/tls-tenure.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import { Alarms, coarseWheel } from "./alarms.ts";
 import { Audits } from "./audits.ts";
+import type { CarryContext } from "./carry.ts";
 import type { ProxyDescription } from "./description.ts";
+import type { EgressContext } from "./egress.ts";
 import { mutualTlsDial } from "./dial.ts";
 import { Discovery, type Ask } from "./discovery.ts";
 import { Labels } from "./headers.ts";
@@ -39,6 +41,8 @@ import { TokenVerifier } from "./jwt.ts";
 import { Meters, type Side } from "./meters.ts";
 import type { proxyOptions } from "./options.ts";
 import { OutboundListeners } from "./outbound-listeners.ts";
+import { isOfThisMachine, sameAddress } from "./outside-address.ts";
+import { OutsideHosts, type Resolve } from "./outside-hosts.ts";
 import type { OutboundContext } from "./outbound.ts";
 import type { PlainAddress, PlainListener } from "./plain-listener.ts";
 import { Routes } from "./routes.ts";
@@ -84,6 +88,8 @@ export interface ProxyContext {
   readonly shared?: boolean | undefined;
   /** In place of mutual TLS, for tests. */
   readonly dial?: Dial;
+  /** In place of the system's look-up of hosts outside, for tests. */
+  readonly resolve?: Resolve;
 }
 
 export interface ProxyOptions {
@@ -109,6 +115,7 @@ export class Proxy {
   readonly #upstreams: Upstreams;
   readonly #verifier: TokenVerifier;
   readonly #outbound: OutboundContext;
+  readonly #outside: OutsideHosts;
   readonly #inbound: InboundContext;
   readonly #pools: (Http1Pool | Http2Pool | TcpDialer)[] = [];
   readonly #health: RouteeHealth | undefined;
@@ -153,6 +160,15 @@ export class Proxy {
       meters: this.#meters,
       random,
       resilience: options.resilience,
+    });
+    this.#outside = new OutsideHosts({
+      clock,
+      random,
+      http1: options.http1,
+      limits: options.proxy,
+      ours: (address, port) => this.#ours(address, port),
+      resolve: context.resolve,
+      onFault: (thrown) => this.#fault(thrown),
     });
     this.#outbound = this.#outboundContext();
     this.#plain = new OutboundListeners({
@@ -230,6 +246,7 @@ export class Proxy {
     await this.drain(0);
     this.#upstreams.end();
     for (const pool of this.#pools) pool.close(0);
+    this.#outside.close(0);
     this.#refused.stop();
     this.#context.access?.flush();
   }
@@ -256,7 +273,7 @@ export class Proxy {
   #outboundContext(): OutboundContext {
     const { clock, log, random, options, identity, snapshot, ask, service, trustDomain, egress, access } =
       this.#context;
-    return {
+    const shared: CarryContext = {
       side: "outbound",
       clock,
       log,
@@ -271,6 +288,9 @@ export class Proxy {
       audits: new Audits({ clock, log, meters: this.#meters, side: "outbound" }),
       noService: this.#meters.requests("outbound", ""),
       keepCode: true,
+    };
+    return {
+      ...shared,
       random,
       resilience: options.resilience,
       identity,
@@ -280,7 +300,34 @@ export class Proxy {
       upstreams: this.#upstreams,
       routes: new Routes({ namespace: service.namespace, trustDomain, egress }),
       tcpRefusals: new TcpRefusals({ clock, log }),
+      egress: this.#egressContext(shared),
     };
+  }
+
+  /** Nothing that a host outside says is a word of the mesh. */
+  #egressContext(shared: CarryContext): EgressContext {
+    const { random, options, identity } = this.#context;
+    const budget = new RetryBudget(options.resilience);
+    return {
+      ...shared,
+      keepCode: false,
+      random,
+      resilience: options.resilience,
+      identity,
+      hosts: this.#outside,
+      budget,
+    };
+  }
+
+  /** What is never called as a host outside: the own inbound port, and every endpoint that this sidecar knows of. */
+  #ours(address: string, port: number): string | undefined {
+    if (port === this.inboundPort && isOfThisMachine(address)) return "it is this sidecar's own port";
+    for (const service of this.#context.snapshot.read().services.values()) {
+      const endpoints = service?.endpoints ?? [];
+      if (endpoints.some((one) => one.port === port && sameAddress(one.address, address)))
+        return "it is an endpoint of the mesh";
+    }
+    return undefined;
   }
 
   #inboundContext(): InboundContext {

@@ -1,7 +1,7 @@
 import * as fc from "fast-check";
 import { expect, test } from "vitest";
 import { isRefusal } from "../base/errors.ts";
-import { routeAuthority } from "./route-authority.ts";
+import { routeAuthority, whyNotEgress } from "./route-authority.ts";
 
 const context = { namespace: "default", trustDomain: "mesh.local", egress: [] as string[] };
 const route = (authority: string, egress: string[] = []): unknown => routeAuthority(authority, { ...context, egress });
@@ -154,3 +154,36 @@ test("no text makes it throw, and every service that comes out is named by label
     }),
   );
 });
+
+test.each([
+  ["orders", "service"],
+  ["orders:8080", "service"],
+  ["orders.shop.mesh", "mesh"],
+  ["*.mesh", "mesh"],
+  ["*.shop.mesh.", "mesh"],
+  ["localhost:80", "this machine"],
+  ["*.localhost", "this machine"],
+  ["127.0.0.1", "loopback"],
+  ["[::ffff:127.0.0.1]:80", "loopback"],
+  ["169.254.169.254", "link-local"],
+  ["*.10.0.0.1", "below"],
+  ["api.example.com:0", "port"],
+  ["api.example.com:https", "port"],
+  ["https://api.example.com", "port"],
+  ["api.*.com", "characters"],
+  ["", "characters"],
+  ["127.1", "dotted"],
+])("%s lets nothing out, and is told so", (entry, because) => {
+  expect(whyNotEgress(entry)).toContain(because);
+});
+
+test.each([
+  "*",
+  "*.example.com",
+  "*.example.com:443",
+  "*.com",
+  "api.example.com.",
+  "10.0.0.1:80",
+  "[2001:db8::1]",
+  "example.io",
+])("%s may be listed", (entry) => expect(whyNotEgress(entry)).toBeUndefined());

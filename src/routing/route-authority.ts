@@ -103,6 +103,21 @@ function isTwoLabels(host: string): boolean {
   return dot > 0 && dot === host.lastIndexOf(".");
 }
 
+/** Why an entry of the egress list would let nothing out, or undefined: names of the mesh and of this machine never leave by it. */
+export function whyNotEgress(entry: string): string | undefined {
+  if (entry === "*") return undefined;
+  const read = readHost(entry.startsWith("*.") ? entry.slice(2) : entry);
+  if (typeof read === "string") return read;
+  const { host } = read;
+  const address = parseAddress(host.startsWith("[") ? host.slice(1, -1) : host);
+  if (address !== undefined && entry.startsWith("*.")) return "an address has no names below it";
+  if (address !== undefined)
+    return isLocal(address) ? "it is a loopback, link-local or unspecified address" : undefined;
+  if (host === "localhost" || host.endsWith(".localhost")) return "it is this machine";
+  if (host === "mesh" || host.endsWith(".mesh")) return "it is a name of the mesh";
+  return host.includes(".") || entry.startsWith("*.") ? undefined : "a bare name is a service of the mesh";
+}
+
 /** Whether an entry of the egress list means this host and port. */
 function lists(entry: string, { host, port }: Host): boolean {
   if (entry === "*") return true;
@@ -134,6 +149,6 @@ function notInMesh(host: string, context: RouteContext, because: string): Refusa
   return refuse(
     "NOT_IN_MESH",
     `Cannot route "${host}" in the mesh ${context.trustDomain}: ${because}`,
-    "Call a service as orders or orders.shop, and what is outside of the mesh without the proxy: add its host to no_proxy",
+    "Call a service as orders or orders.shop; let a host outside of the mesh be called with --egress HOST, or call it without the proxy: add it to no_proxy",
   );
 }

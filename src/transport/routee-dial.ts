@@ -1,9 +1,16 @@
-import { connect, type Socket } from "node:net";
+import { connect, type LookupFunction, type Socket } from "node:net";
 import type { Clock } from "../base/clock.ts";
 import { LentReads } from "./lent-reads.ts";
 
 /** Where a routee listens: a port of this machine, or a Unix socket. */
-export type RouteeTarget = { readonly host: string; readonly port: number } | { readonly path: string };
+export type RouteeTarget =
+  | {
+      readonly host: string;
+      readonly port: number;
+      /** Finds the addresses of a host name, and is where they are judged; by default the system's. */
+      readonly lookup?: LookupFunction;
+    }
+  | { readonly path: string };
 
 /** Who hears what came of a dial: one of both, once. */
 export interface RouteeDialEvents {
@@ -21,9 +28,7 @@ export function dialRoutee(
   const reads = new LentReads();
   const { onread } = reads;
   const socket =
-    "path" in target
-      ? connect({ path: target.path, onread })
-      : connect({ host: target.host, port: target.port, noDelay: true, onread });
+    "path" in target ? connect({ path: target.path, onread }) : connect({ ...target, noDelay: true, onread });
   let because = `the routee did not accept within ${terms.connectMs} ms`;
   const cancel = terms.clock.after(terms.connectMs, () => socket.destroy());
   const onError = (error: Error): void => {

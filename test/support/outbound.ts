@@ -1,12 +1,14 @@
 import { parseSpiffeId, type SpiffeId } from "../../src/base/spiffe-id.ts";
 import { defaultsOf, type OptionValues } from "../../src/base/options.ts";
 import { Published } from "../../src/base/published.ts";
-import type { Refusal } from "../../src/base/errors.ts";
+import { refuse, type Refusal } from "../../src/base/errors.ts";
 import type { AuthorizationPolicy, JwtProvider, Rule } from "../../src/base/resource.ts";
 import type { Endpoint, ServiceView, StateEntry } from "../../src/contract/watch.ts";
 import { Alarms, coarseWheel } from "../../src/proxy/alarms.ts";
 import { Audits } from "../../src/proxy/audits.ts";
+import type { CarryContext } from "../../src/proxy/carry.ts";
 import { Discovery } from "../../src/proxy/discovery.ts";
+import type { EgressContext } from "../../src/proxy/egress.ts";
 import { Labels } from "../../src/proxy/headers.ts";
 import type { Dial, HopEvents, HopTarget, HopTenure } from "../../src/proxy/hop.ts";
 import { TokenVerifier } from "../../src/proxy/jwt.ts";
@@ -18,6 +20,7 @@ import { buildSnapshot, emptySnapshot, type Snapshot } from "../../src/proxy/sna
 import { TcpRefusals } from "../../src/proxy/tcp-refusals.ts";
 import { Upstreams } from "../../src/proxy/upstream.ts";
 import { resilienceOptions, type ResilienceLimits } from "../../src/resilience/options.ts";
+import { RetryBudget } from "../../src/resilience/retry.ts";
 import { silent } from "../../src/telemetry/logger.ts";
 import { AccessLog } from "../../src/telemetry/access-log.ts";
 import { Metrics } from "../../src/telemetry/metrics.ts";
@@ -117,6 +120,9 @@ export function outboundBench(
     fetch?: (uri: string) => Promise<unknown>;
     /** What TCP refusals say in the log. */
     warn?: (message: string, about?: object) => void;
+    /** What may be called outside of the mesh, and how it is found. */
+    egress?: readonly string[];
+    hosts?: EgressContext["hosts"];
   } = {},
 ): OutboundBench {
   const clock = new ManualClock();
@@ -166,7 +172,7 @@ export function outboundBench(
     verifier.use(next.providers);
     upstreams.follow(next.services);
   });
-  const context: OutboundContext = {
+  const shared: CarryContext = {
     side: "outbound",
     clock,
     log: silent,
@@ -181,6 +187,9 @@ export function outboundBench(
     audits: new Audits({ clock, log: silent, meters, side: "outbound" }),
     noService: meters.requests("outbound", ""),
     keepCode: true,
+  };
+  const context: OutboundContext = {
+    ...shared,
     random,
     resilience,
     identity,
@@ -188,8 +197,19 @@ export function outboundBench(
     discovery,
     verifier,
     upstreams,
-    routes: new Routes({ namespace: "default", trustDomain: "mesh.local", egress: [] }),
+    routes: new Routes({ namespace: "default", trustDomain: "mesh.local", egress: use.egress ?? [] }),
     tcpRefusals: new TcpRefusals({ clock, log: { ...silent, ...(use.warn === undefined ? {} : { warn: use.warn }) } }),
+    egress: {
+      ...shared,
+      keepCode: false,
+      random,
+      resilience,
+      identity,
+      hosts: use.hosts ?? {
+        of: () => refuse("NOT_IN_MESH", "Cannot call: no host outside in this test", "Give hosts"),
+      },
+      budget: new RetryBudget(resilience),
+    },
   };
   const bench: OutboundBench = {
     clock,
