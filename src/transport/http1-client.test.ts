@@ -368,6 +368,16 @@ test("a dead routee fails every waiting request as unprocessed", async () => {
   expect(heard.map((one) => one.loss?.kind)).toEqual(["unprocessed", "unprocessed", "unprocessed"]);
 });
 
+test("a dial for a request that has gone, and fails, does not fail one that came later", async () => {
+  const { port } = await upstream((socket) => socket.write(ok));
+  const { pool, clock } = pooled({ host: "127.0.0.1", port });
+  for (let i = 0; i < 20; i++) pool.request(get, true, new Heard()).abort({ kind: "cancelled", because: "test" });
+  const heard = ask(pool);
+  // All in one turn: the system has connected nobody yet.
+  clock.advance(1_000);
+  expect((await heard).text).toBe("ok");
+});
+
 test("a request that was given up while it waited is not sent", async () => {
   const seen: string[] = [];
   const { port } = await upstream((socket, text) => {

@@ -38,6 +38,8 @@ export class Http1Pool implements Ticking {
   readonly #idle: Member[] = [];
   readonly #waiting = new Set<WaitingExchange>();
   readonly #dialling = new Set<Socket>();
+  /** How many requests have had to wait so far. */
+  #asked = 0;
   #closed = false;
 
   constructor(context: Http1PoolContext) {
@@ -72,6 +74,7 @@ export class Http1Pool implements Ticking {
     if (this.connections >= routeeConnectionsMax && queued >= routeeQueueMax) {
       return waiting.failSoon("the queue for the routee is full");
     }
+    waiting.order = ++this.#asked;
     this.#waiting.add(waiting);
     if (this.#dialling.size < this.#waiting.size && this.connections < routeeConnectionsMax) this.#dial();
     return waiting;
@@ -102,6 +105,7 @@ export class Http1Pool implements Ticking {
 
   #dial(): void {
     const { target, clock, options } = this.#context;
+    const begun = this.#asked;
     const socket: Socket = dialRoutee(
       target,
       { clock, connectMs: options.routeeConnectMs },
@@ -112,7 +116,7 @@ export class Http1Pool implements Ticking {
         },
         failed: (because) => {
           this.#dialling.delete(socket);
-          this.#dialFailed(because);
+          this.#dialFailed(because, begun);
         },
       },
     );
@@ -169,9 +173,13 @@ export class Http1Pool implements Ticking {
     if (this.connections < this.#context.options.routeeConnectionsMax) this.#dial();
   }
 
-  /** One dial fails one request, so that a dead routee fails them all, each within one connect timeout. */
-  #dialFailed(because: string): void {
+  /**
+   * One dial fails one request, so that a dead routee fails them all, each within two connect timeouts; but none that came
+   * after the dial began, which may have been made for somebody who has gone since.
+   */
+  #dialFailed(because: string, begun: number): void {
     for (const waiting of this.#waiting) {
+      if (waiting.order > begun) break;
       this.#waiting.delete(waiting);
       waiting.fail({ kind: "unprocessed", because });
       break;

@@ -9,6 +9,8 @@ interface Wish {
 
 /** A request that has no connection yet: it holds what is written meanwhile, and says after the first chunk to wait. */
 export class WaitingExchange implements ClientExchange {
+  /** Its place among all that ever waited, where its pool counts them. */
+  order = 0;
   readonly #queue: Set<WaitingExchange>;
   readonly #wish: Wish;
   #chunks: Buffer[] = [];
