@@ -1,5 +1,7 @@
+import { spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { connect, type Socket } from "node:net";
+import { connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, expect, test } from "vitest";
@@ -46,10 +48,21 @@ test("an address that is not this machine's is refused as UNAVAILABLE, free port
 
 test("a Unix socket is for its owner alone, and one that was left behind is replaced", async () => {
   const path = join(folder, "out.sock");
-  await listen({ path });
+  // What a killed process leaves.
+  const script = `require("net").createServer().listen(process.argv[1], () => process.kill(process.pid, "SIGKILL"))`;
+  spawnSync(process.execPath, ["-e", script, path]);
+  const listener = await listen({ path });
   expect(statSync(path).mode & 0o777).toBe(0o600);
-  await listen({ path });
+  expect(listener.port).toBe(0);
+});
+
+test("a Unix socket that another program listens on is left to it", async () => {
+  const path = join(folder, "theirs.sock");
+  const theirs = createServer((socket) => socket.destroy()).listen(path);
+  await once(theirs, "listening");
+  await expect(listen({ path })).rejects.toMatchObject({ code: "PORT_TAKEN" });
   expect(statSync(path).isSocket()).toBe(true);
+  theirs.close();
 });
 
 test("a file that is no socket is not removed for one", async () => {

@@ -1,8 +1,8 @@
-import { chmodSync, lstatSync, rmSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { HauberkError } from "../base/errors.ts";
 import type { ServerConnection } from "../transport/exchange.ts";
 import { lendReads, type LentReads } from "../transport/lent-reads.ts";
+import { listenPrivately } from "../transport/private-socket.ts";
 
 /** Where the workload connects: a loopback port, or a Unix socket that only this user may open. */
 export type PlainAddress =
@@ -97,24 +97,25 @@ export class PlainListener {
 
   async #listen(address: PlainAddress): Promise<void> {
     const where = "path" in address ? address.path : `${address.host}:${address.port}`;
-    if ("path" in address) removeSocket(address.path);
-    await new Promise<void>((resolve, reject) => {
-      this.#server.once("error", (error: NodeJS.ErrnoException) => reject(cannotListen(error, where)));
-      this.#server.listen(
-        "path" in address ? address : { ...address, reusePort: this.#terms.shared === true },
-        resolve,
-      );
-    });
-    this.#server.removeAllListeners("error");
+    try {
+      if ("path" in address) await listenPrivately(this.#server, address.path);
+      else await this.#listenOnPort(address);
+    } catch (thrown) {
+      throw cannotListen(thrown as NodeJS.ErrnoException, where);
+    }
     // Later ones are of accepting: a connection is lost, the listener stays.
     this.#server.on("error", () => undefined);
-    if ("path" in address) chmodSync(address.path, 0o600);
   }
-}
 
-/** A socket that a process left behind; anything else that lies there is not ours to remove. */
-function removeSocket(path: string): void {
-  if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() === true) rmSync(path, { force: true });
+  #listenOnPort(address: { readonly host: string; readonly port: number }): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#server.once("error", reject);
+      this.#server.listen({ ...address, reusePort: this.#terms.shared === true }, () => {
+        this.#server.off("error", reject);
+        resolve();
+      });
+    });
+  }
 }
 
 function cannotListen(error: NodeJS.ErrnoException, where: string): HauberkError {

@@ -1,7 +1,7 @@
-import { chmodSync, lstatSync, rmSync } from "node:fs";
 import type { Server, ServerResponse } from "node:http";
 import { HauberkError, messageOf } from "../base/errors.ts";
 import { createServer } from "../transport/node-http.ts";
+import { listenPrivately } from "../transport/private-socket.ts";
 
 interface AdminAnswer {
   readonly status?: number;
@@ -30,10 +30,7 @@ export async function listenAdmin(path: string, routes: AdminRoutes): Promise<{ 
     },
   );
   server.maxConnections = 32;
-  // The state folder's lock is held, so a socket that is still there belongs to nobody; anything else is not ours to remove.
-  if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() === true) rmSync(path, { force: true });
   await listen(server, path);
-  chmodSync(path, 0o600);
   return {
     close: () =>
       new Promise((resolve) => {
@@ -54,22 +51,17 @@ async function answer(route: () => AdminAnswer | Promise<AdminAnswer>, response:
   }
 }
 
-function listen(server: Server, path: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    server.once("error", (thrown: NodeJS.ErrnoException) => {
-      reject(
-        new HauberkError(
-          "CONFIG_INVALID",
-          `Cannot open the admin socket ${path}: ${thrown.code === "EINVAL" ? "the path is longer than a Unix socket's may be" : thrown.message}`,
-          "Name a shorter path in a folder of your own with --admin-socket",
-          thrown,
-        ),
-      );
-    });
-    server.listen(path, () => {
-      server.removeAllListeners("error");
-      server.on("error", () => undefined); // A failed accept ends one connection, never the process.
-      resolve();
-    });
-  });
+async function listen(server: Server, path: string): Promise<void> {
+  try {
+    await listenPrivately(server, path);
+  } catch (thrown) {
+    const { code, message } = thrown as NodeJS.ErrnoException;
+    throw new HauberkError(
+      "CONFIG_INVALID",
+      `Cannot open the admin socket ${path}: ${code === "EINVAL" ? "the path is longer than a Unix socket's may be" : message}`,
+      "Name a shorter path in a folder of your own with --admin-socket",
+      thrown,
+    );
+  }
+  server.on("error", () => undefined); // A failed accept ends one connection, never the process.
 }
