@@ -244,6 +244,7 @@ function statusOf(socketPath: string): Promise<SidecarStatus | undefined> {
           resolve(undefined); // Another program's socket.
         }
       });
+      answer.once("close", () => resolve(undefined)); // It ended in the middle, and `end` does not come.
     });
     asked.once("error", () => resolve(undefined));
     asked.once("timeout", () => asked.destroy());
