@@ -104,9 +104,10 @@ export class Sidecar {
    */
   static async start(context: SidecarContext): Promise<Sidecar> {
     const folder = await StateFolder.open(context.stateFolder, context);
+    let identity: WorkloadIdentity | undefined;
     try {
       const metrics = new Metrics();
-      const identity = await WorkloadIdentity.open({
+      identity = await WorkloadIdentity.open({
         stateFolder: folder,
         tokenSource: context.tokenSource,
         clock: context.clock,
@@ -132,6 +133,8 @@ export class Sidecar {
       await sidecar.#open();
       return sidecar;
     } catch (thrown) {
+      // A renewal may be under way: it must not write to a folder that another process has locked by then.
+      await identity?.stop();
       await folder.close();
       throw thrown;
     }
@@ -268,8 +271,10 @@ export class Sidecar {
       this.#cancels.push(trimWhenQuiet(this.#context.clock, this.#context.memory, this.#context.options.sidecar));
     } catch (thrown) {
       // What is open, and whoever was started, would keep a process alive that serves nobody.
+      for (const cancel of this.#cancels.splice(0)) cancel();
       this.#watch.stop();
       await this.#proxy.stop();
+      await this.#file.flush();
       throw thrown;
     } finally {
       release();
