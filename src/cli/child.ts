@@ -30,7 +30,7 @@ export function childEnvironment(
   merged["http_proxy"] = proxy;
   merged["HTTP_PROXY"] = proxy;
   merged["NODE_USE_ENV_PROXY"] = "1";
-  // What the user calls directly stays so: the sidecar carries nothing that leaves the mesh.
+  // What the user calls directly stays so: of what leaves the mesh the sidecar carries only what --egress lists.
   const own = environment["no_proxy"] ?? environment["NO_PROXY"] ?? "";
   const direct = ["localhost", "127.0.0.1", "::1", ...own.split(",").map((host) => host.trim())];
   merged["no_proxy"] = [...new Set(direct)].filter((host) => host !== "").join(",");

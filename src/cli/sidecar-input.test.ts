@@ -60,3 +60,30 @@ test("--workers takes a number of processes; without it the sidecar is one", () 
   expect(read("--workers", "2").workers).toBe(2);
   for (const text of ["0", "65", "two", "-1", "1.5", ""]) expect(() => read("--workers", text)).toThrow("--workers");
 });
+
+test("--egress takes hosts outside", () => {
+  const listed = ["api.example.com", "api.example.com:443", "*.example.com", "10.0.0.1:8080", "*"];
+  expect(read(...listed.flatMap((entry) => ["--egress", entry])).egress).toEqual(listed);
+});
+
+test.each([
+  "orders",
+  "orders:8080",
+  "orders.shop.mesh",
+  "*.mesh",
+  "localhost",
+  "127.0.0.1",
+  "[::1]:80",
+  "169.254.169.254",
+])("--egress %s is refused at the start, with what to do instead", (entry) => {
+  let said: unknown;
+  try {
+    read("--egress", entry);
+  } catch (thrown) {
+    said = thrown;
+  }
+  expect(said).toMatchObject({
+    message: expect.stringContaining(`--egress ${entry} lets nothing out of the mesh: `),
+    hint: expect.stringContaining("need no --egress"),
+  });
+});

@@ -74,6 +74,8 @@ export interface Wished {
   readonly tcpPorts?: readonly number[];
   /** More listeners of `web`. */
   readonly to?: ProxyContext["to"];
+  /** What else is to be said of `web`. */
+  readonly web?: Partial<Pick<ProxyContext, "egress" | "resolve" | "inbound" | "outbound">>;
   readonly options?: { readonly [Room in keyof ProxyOptions]?: Partial<ProxyOptions[Room]> };
 }
 
@@ -90,7 +92,7 @@ export async function twoProxies(pki: TestPki, wished: Wished): Promise<TwoProxi
   const orders = await serve(wished.routee);
   const others: RunningProxy[] = [];
   for (const routee of wished.otherRoutees ?? []) others.push(await serve(routee));
-  const web = await run(pki, "web", wished, { to: wished.to ?? [] });
+  const web = await run(pki, "web", wished, { to: wished.to ?? [], ...wished.web });
   const routees = [wished.routee, ...(wished.otherRoutees ?? [])];
   const publish = (rules: readonly Rule[], more: readonly StateEntry[] = []): void => {
     const policies = [allow("orders", rules)];
