@@ -71,6 +71,7 @@ class InboundCall extends Carry implements Call, Standing {
   path = "";
   host = "";
   port = 0;
+  standingAt = -1;
   readonly fields: Fields;
   readonly sourceAddress: string;
   /** A TCP connection: policy sees its port and who opens it. */

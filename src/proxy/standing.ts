@@ -1,5 +1,5 @@
 import type { Clock } from "../base/clock.ts";
-import { inTurns } from "../transport/turns.ts";
+import { inTurns, type Members } from "../transport/turns.ts";
 import type { Snapshot } from "./snapshot.ts";
 
 /** A call that policy allowed and that is not over. */
@@ -8,6 +8,8 @@ export interface Standing {
   readonly headWritten: boolean;
   /** Decides once more, by the snapshot of now; ends the call where that says no. Not `last`: keys may still come. */
   judgeAgain(last: boolean): void;
+  /** Its place among the others; -1 while it has none. Only `StandingCalls` writes it. */
+  standingAt: number;
 }
 
 /** A turn takes a millisecond or less then. */
@@ -19,8 +21,9 @@ const callsPerTurn = 200;
  * judged at once; what only waits for its answer may have acted already, and is left up to `graceMs` to end by itself, as is
  * what nobody can judge for want of a provider's keys.
  */
-export class StandingCalls {
-  readonly #calls = new Set<Standing>();
+export class StandingCalls implements Members<Standing> {
+  /** In no order. No Set: where entries come and go all the time, that keeps what has left from the collector (see StreamTable). */
+  readonly #calls: Standing[] = [];
   readonly #clock: Clock;
   readonly #graceMs: number;
   #cancel: (() => void) | undefined = undefined;
@@ -31,25 +34,42 @@ export class StandingCalls {
   }
 
   get size(): number {
-    return this.#calls.size;
+    return this.#calls.length;
   }
 
   add(call: Standing): void {
-    this.#calls.add(call);
+    if (call.standingAt >= 0) return;
+    call.standingAt = this.#calls.length;
+    this.#calls.push(call);
   }
 
+  /** The last one takes its place. */
   delete(call: Standing): void {
-    this.#calls.delete(call);
+    const at = call.standingAt;
+    if (at < 0) return;
+    call.standingAt = -1;
+    const last = this.#calls.pop();
+    if (last === undefined || last === call) return;
+    last.standingAt = at;
+    this.#calls[at] = last;
+  }
+
+  has(call: Standing): boolean {
+    return call.standingAt >= 0;
+  }
+
+  [Symbol.iterator](): Iterator<Standing> {
+    return this.#calls[Symbol.iterator]();
   }
 
   follow(next: Snapshot, before: Snapshot): void {
     if (next.own === before.own && sameProviders(next, before)) return;
-    inTurns(this.#calls, callsPerTurn, (call) => {
+    inTurns(this, callsPerTurn, (call) => {
       if (call.headWritten) call.judgeAgain(false);
     });
     this.#cancel ??= this.#clock.after(this.#graceMs, () => {
       this.#cancel = undefined;
-      inTurns(this.#calls, callsPerTurn, (call) => call.judgeAgain(true));
+      inTurns(this, callsPerTurn, (call) => call.judgeAgain(true));
     });
   }
 

@@ -21,6 +21,7 @@ import { Http2Output } from "./http2-output.ts";
 import { Http2Receiving } from "./http2-receiving.ts";
 import { Http2Sending } from "./http2-sending.ts";
 import type { Http2Core, Http2Stream } from "./http2-stream.ts";
+import { StreamTable } from "./http2-stream-table.ts";
 
 /** SETTINGS_HEADER_TABLE_SIZE before anybody set it. */
 const TABLE_DEFAULT = 4_096;
@@ -44,7 +45,7 @@ settingsAck[4] = frames.ACK;
 const keepAlivePing = Buffer.from("hauberk?", "latin1");
 
 export abstract class Http2Connection implements FrameListener, Http2Core {
-  readonly streams = new Map<number, Http2Stream>();
+  readonly streams = new StreamTable<Http2Stream>();
   protected readonly socket: Duplex;
   readonly context: Http2Context;
   readonly output: Http2Output;
@@ -237,7 +238,7 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
   // Streams.
 
   protected opened(stream: Http2Stream): void {
-    this.streams.set(stream.id, stream);
+    this.streams.set(stream);
     this.noise.earn(EARNED_BY_STREAM);
   }
 

@@ -4,6 +4,7 @@ import type { Allowance } from "./http2-allowance.ts";
 import type { ClosedStreams } from "./http2-closed-streams.ts";
 import type { Http2Context } from "./http2-context.ts";
 import type { Http2Output } from "./http2-output.ts";
+import type { StreamTable } from "./http2-stream-table.ts";
 
 /** Until somebody listens, and after the end. */
 const nobody: BodyEvents = { data() {}, end() {}, aborted() {}, drained() {} };
@@ -12,7 +13,7 @@ const nobody: BodyEvents = { data() {}, end() {}, aborted() {}, drained() {} };
 export interface Http2Core {
   readonly context: Http2Context;
   readonly output: Http2Output;
-  readonly streams: ReadonlyMap<number, Http2Stream>;
+  readonly streams: Pick<StreamTable<Http2Stream>, "get" | "values">;
   readonly closedStreams: ClosedStreams;
   readonly noise: Allowance;
   readonly over: boolean;
