@@ -1,5 +1,6 @@
 import { isRefusal, type Refusal } from "../base/errors.ts";
 import type { BodyEvents, Handler, Loss, ServerExchange } from "../transport/exchange.ts";
+import type { EarlyBytes } from "../transport/exchange-socket.ts";
 import type { Fields } from "../http/message.ts";
 import { callOutbound, outboundHandler, showsSecret, type OutboundContext } from "./outbound.ts";
 import { Routes, type Route } from "./routes.ts";
@@ -9,7 +10,7 @@ export interface ForwardTerms {
   /** The whole value that Proxy-Authorization must have; undefined for an open listener. */
   readonly secret: string | undefined;
   /** Serves HTTP inside of a tunnel whose client has been told that it is open. */
-  serveInside(exchange: ServerExchange, handler: Handler): void;
+  serveInside(exchange: ServerExchange, handler: Handler, early: EarlyBytes): void;
 }
 
 /**
@@ -76,8 +77,12 @@ class Forward implements BodyEvents {
     const port = route.port ?? (service?.ports.has(80) === true ? 80 : service?.defaultPorts[0]) ?? 80;
     const to = Routes.to(route.name, port);
     const protocol = service?.ports.get(port);
-    if (protocol === undefined || protocol === "tcp") return this.#carry(to);
-    this.#terms.serveInside(this.#exchange, outboundHandler(this.#context, { to }));
+    const { openTunnels, options } = this.#context;
+    const full = openTunnels.value >= options.tunnelsMax;
+    // One too many is refused as any tunnel is.
+    if (protocol === undefined || protocol === "tcp" || full) return this.#carry(to);
+    const early = { chunks: this.#held, ended: this.#ended };
+    this.#terms.serveInside(this.#exchange, outboundHandler(this.#context, { to }), early);
   }
 
   #carry(to: Route | undefined): void {

@@ -4,7 +4,7 @@ import type { OptionValues } from "../base/options.ts";
 import type { Random } from "../base/random.ts";
 import { serviceKey, type ServiceName } from "../base/spiffe-id.ts";
 import type { Handler, ServerConnection, ServerExchange } from "../transport/exchange.ts";
-import { socketOf } from "../transport/exchange-socket.ts";
+import { socketOf, type EarlyBytes } from "../transport/exchange-socket.ts";
 import type { http2Options } from "../transport/http2-options.ts";
 import type { LentReads } from "../transport/lent-reads.ts";
 import type { http1Options } from "../transport/options.ts";
@@ -47,7 +47,7 @@ export class OutboundListeners {
   forward(address: PlainAddress, secret: string | undefined): Promise<PlainListener> {
     const handler = forwardHandler(this.#use.outbound, {
       secret,
-      serveInside: (exchange, inner) => this.#serveInside(exchange, inner),
+      serveInside: (exchange, inner, early) => this.#serveInside(exchange, inner, early),
     });
     return this.#listen(address, (socket, reads) => this.#serveHttp({ socket, reads, first: undefined }, handler));
   }
@@ -133,10 +133,10 @@ export class OutboundListeners {
     });
   }
 
-  #serveInside(exchange: ServerExchange, handler: Handler): void {
+  #serveInside(exchange: ServerExchange, handler: Handler, early: EarlyBytes): void {
     const { openTunnels } = this.#use.outbound;
     openTunnels.add(1);
-    const socket = socketOf(exchange);
+    const socket = socketOf(exchange, early);
     exchange.respond({ status: 200, fields: [], bodyLength: -1 }, false);
     const { clock, random, options } = this.#use;
     const connection = servePlain(socket, exchange.connection, handler, {

@@ -5,12 +5,20 @@ import { writeLent } from "./lent-reads.ts";
 
 const bufferBytes = 65_536;
 
+/** What the client had sent before the tunnel was served: taken off its window when it is read, as all the rest. */
+export interface EarlyBytes {
+  readonly chunks: readonly Buffer[];
+  readonly ended: boolean;
+}
+
+const nothingYet: EarlyBytes = { chunks: [], ended: false };
+
 /**
  * An opened tunnel as a socket, for what serves sockets: HTTP inside of a CONNECT. Backpressure passes through both ways, and
  * ending or destroying it does the same to the tunnel. Of a socket's own members it has those that server connections use.
  */
-export function socketOf(exchange: ServerExchange): Socket {
-  return new ExchangeSocket(exchange) as unknown as Socket;
+export function socketOf(exchange: ServerExchange, early: EarlyBytes = nothingYet): Socket {
+  return new ExchangeSocket(exchange, early) as unknown as Socket;
 }
 
 class ExchangeSocket extends Duplex {
@@ -21,7 +29,7 @@ class ExchangeSocket extends Duplex {
   #onDrained: (() => void) | undefined = undefined;
   #over = false;
 
-  constructor(exchange: ServerExchange) {
+  constructor(exchange: ServerExchange, early: EarlyBytes) {
     super({ allowHalfOpen: true, readableHighWaterMark: bufferBytes, writableHighWaterMark: bufferBytes });
     this.#exchange = exchange;
     const events: BodyEvents = {
@@ -34,6 +42,8 @@ class ExchangeSocket extends Duplex {
       drained: () => this.#drained(),
     };
     exchange.listen(events);
+    for (const chunk of early.chunks) events.data(chunk);
+    if (early.ended) events.end(undefined);
   }
 
   /** As of a socket: ends what is written, then everything. */
