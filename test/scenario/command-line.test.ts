@@ -1,4 +1,7 @@
 import { writeFileSync } from "node:fs";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { networkInterfaces } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { ServicesAnswer } from "../../src/contract/admin.ts";
@@ -93,3 +96,27 @@ test("a host on the internet is told as what it is", async () => {
   expect([answer.status, answer.headers["x-hauberk-code"]]).toEqual([421, "NOT_IN_MESH"]);
   expect(answer.body).toContain("no_proxy");
 });
+
+const own = Object.values(networkInterfaces())
+  .flatMap((all) => all ?? [])
+  .find(({ family, internal }) => family === "IPv4" && !internal)?.address;
+
+test.skipIf(own === undefined)(
+  "--egress reaches the sidecar and its workers (skipped without an address but loopback)",
+  async () => {
+    const server = createServer((_, response) => response.end("outside"));
+    await new Promise<void>((resolve) => server.listen(0, own, resolve));
+    const { port } = server.address() as AddressInfo;
+    const args = ["proxy", "--service", "web", "--token-file", await mesh.token("web"), "--open-outbound"];
+    const listed = ["--egress", `${own}:${port}`, "--workers", "2", "--instance", "3"];
+    const web = await mesh.start([...args, ...listed]);
+    const outbound = Number(web.ready["outbound"]);
+    const answer = await ask({ port: outbound, host: `${own}:${port}`, path: "/" });
+    const other = await ask({ port: outbound, host: `${own}:${port + 1}`, path: "/" });
+    expect([answer.status, answer.body, other.headers["x-hauberk-code"]]).toEqual([200, "outside", "NOT_IN_MESH"]);
+    server.closeAllConnections();
+    server.close();
+    const refused = await mesh.run([...args, "--instance", "4", "--egress", "orders"]);
+    expect([refused.code, refused.err]).toEqual([2, expect.stringContaining("a bare name is a service of the mesh")]);
+  },
+);
