@@ -136,18 +136,18 @@ export async function listen(
   try {
     await app.listen({ host: at.host, port: at.port });
   } catch (thrown) {
-    const where = `Cannot listen on ${at.host}:${at.port}`;
+    const where = `${at.host}:${at.port}`;
     const named = "--mesh or --enrollment HOST:PORT, or addresses in hauberk.yaml, which the other commands read too";
     throw (thrown as NodeJS.ErrnoException).code === "EADDRINUSE"
       ? new HauberkError(
           "PORT_TAKEN",
-          `${where}: it is in use`,
+          `Cannot listen on ${where}: it is in use`,
           `End what listens there, or name another: ${named}`,
           thrown,
         )
       : new HauberkError(
           "UNAVAILABLE",
-          `${where}: ${messageOf(thrown)}`,
+          `Cannot listen on ${where}: ${messageOf(thrown)}`,
           `Name an address of this machine: ${named}`,
           thrown,
         );
