@@ -19,6 +19,8 @@ export interface DialContext {
   /** What this side shows and trusts when a certificate is proven anew on a running connection. */
   readonly identity: Published<TlsIdentity | undefined>;
   readonly onProof: OnProof;
+  /** Something of ours threw on a connection: for the log. */
+  readonly onFault?: (thrown: unknown) => void;
 }
 
 /**
@@ -55,6 +57,7 @@ export function mutualTlsDial(context: DialContext): Dial {
         options: http2,
         onClosed: (because) => events.closed(because),
         onGoaway: () => events.goaway(),
+        onFault: context.onFault,
         proofs: tenure.proofs,
         reads,
       });

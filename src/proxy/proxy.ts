@@ -150,6 +150,7 @@ export class Proxy {
         connectMs: options.proxy.connectMs,
         identity,
         onProof: (step, refusal) => this.#proof("outbound", step, refusal),
+        onFault: (thrown) => this.#fault(thrown),
       });
     this.#upstreams = new Upstreams({
       clock,
@@ -371,8 +372,9 @@ export class Proxy {
   #poolOf({ port, protocol }: RouteePort): Http1Pool | Http2Pool | TcpDialer {
     const { clock, options, random, routee } = this.#context;
     const target = { host: routee.host, port };
-    if (protocol === "h2") return new Http2Pool({ target, clock, routee: options.http1, http2: options.http2 });
     const onFault = (thrown: unknown): void => this.#fault(thrown);
+    if (protocol === "h2")
+      return new Http2Pool({ target, clock, routee: options.http1, http2: options.http2, onFault });
     if (protocol === "tcp") return new TcpDialer({ target, clock, options: options.http1, onFault });
     return new Http1Pool({ target, clock, random, options: options.http1, onFault });
   }
@@ -448,6 +450,7 @@ export class Proxy {
             random,
             options: options.http2,
             onClosed: () => undefined,
+            onFault: (thrown) => this.#fault(thrown),
             proofs: of.life.proofs,
           })
         : serveHttp1(socket, facts, handler, {

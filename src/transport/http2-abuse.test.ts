@@ -258,7 +258,7 @@ test("a silent connection is asked whether it lives, and ends when it does not a
   expect(ends.closed).toEqual(["a PING was not answered in time"]);
 });
 
-test("a handler that throws costs its stream, not the connection", async () => {
+test("a handler that throws costs its stream, not the connection, and is told of", async () => {
   const { peer, ends } = rawToServer((exchange) => {
     if (exchange.head.bodyLength !== 0) throw new Error("a bug of the handler");
     echo(exchange);
@@ -267,9 +267,10 @@ test("a handler that throws costs its stream, not the connection", async () => {
   await peer.frame((frame) => frame.streamId === 3 && (frame.flags & END) !== 0);
   expect(peer.said()).toContain("RST 1 2");
   expect(ends.closed).toEqual([]);
+  expect(ends.faults).toEqual([new Error("a bug of the handler")]);
 });
 
-test("a listener that throws ends its connection, not the process", async () => {
+test("a listener that throws ends its connection, not the process, and is told of", async () => {
   const { peer, ends } = rawToServer((exchange) =>
     exchange.listen({
       data() {
@@ -283,6 +284,7 @@ test("a listener that throws ends its connection, not the process", async () => 
   peer.send(begun(1), rawFrame(DATA, 0, 1, "00"));
   await peer.end();
   expect(ends.closed).toEqual(["INTERNAL_ERROR: a bug: a bug of the listener"]);
+  expect(ends.faults).toEqual([new Error("a bug of the listener")]);
 });
 
 test("a server that allows no streams and says goodbye harms nobody (CVE-2021-32780)", async () => {

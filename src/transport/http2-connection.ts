@@ -163,6 +163,7 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
   /** Something of ours threw: this connection cannot be trusted any more, the process can. */
   #bug(thrown: unknown): void {
     try {
+      this.context.onFault?.(thrown);
       this.fail(frames.INTERNAL_ERROR, `a bug: ${messageOf(thrown)}`);
     } catch {
       this.over = true;
@@ -219,8 +220,9 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
       try {
         const known = kind === undefined || loss.kind === "unprocessed";
         stream.events.aborted({ kind: known ? loss.kind : kind, because: known ? loss.because : because, whole });
-      } catch {
+      } catch (thrown) {
         // One listener's bug must not keep the others from hearing of the end.
+        this.context.onFault?.(thrown);
       }
     }
     this.streams.clear();

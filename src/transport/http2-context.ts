@@ -15,6 +15,8 @@ export interface Http2Context {
   onGoaway?(): void;
   /** A client's exchange has ended: its place is free. Called in the middle of what ended it. */
   onFreed?(): void;
+  /** Something of ours threw: it cost a stream, or the connection, and this is for the log. */
+  readonly onFault?: ((thrown: unknown) => void) | undefined;
   readonly random?: Random;
   /** Proves renewed certificates on this connection; without it none is announced, sent or taken. */
   readonly proofs?: ProofExchange;

@@ -18,6 +18,7 @@ export interface Http2PoolContext {
   /** How a routee is connected to and waited for, whatever it speaks. */
   readonly routee: Pick<OptionValues<typeof http1Options>, "routeeConnectMs" | "routeeIdleMs" | "routeeQueueMax">;
   readonly http2: OptionValues<typeof http2Options>;
+  readonly onFault?: (thrown: unknown) => void;
 }
 
 interface Member {
@@ -128,7 +129,7 @@ export class Http2Pool implements Ticking {
 
   /** The routee's SETTINGS say how many streams it takes, and that it speaks HTTP/2 at all. */
   #greet(socket: Socket, reads: LentReads): void {
-    const { clock, http2 } = this.#context;
+    const { clock, http2, onFault } = this.#context;
     let member: Member | undefined;
     let over = false;
     connectHttp2(socket, {
@@ -141,6 +142,7 @@ export class Http2Pool implements Ticking {
       },
       onGoaway: () => this.#serveSoon(),
       onFreed: () => this.#serveSoon(),
+      onFault,
     }).then(
       (connection) => {
         this.#dialling = undefined;

@@ -255,6 +255,7 @@ class Http2Server extends Http2Connection implements ServerConnection {
       this.#handler(stream);
     } catch (thrown) {
       const because = `a bug: ${messageOf(thrown)}`;
+      this.context.onFault?.(thrown);
       this.reset(stream, frames.INTERNAL_ERROR);
       stream.events.aborted({ kind: "lost", because });
     }

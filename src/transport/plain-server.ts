@@ -115,7 +115,14 @@ class PlainServer implements ServerConnection, Ticking {
     const facts: ConnectionFacts = { ...this.#facts, protocol };
     const lent = reads === undefined ? {} : { reads };
     if (protocol === "h2") {
-      const context = { clock, options: http2, onClosed: ignore, ...lent, ...(random === undefined ? {} : { random }) };
+      const context = {
+        clock,
+        options: http2,
+        onClosed: ignore,
+        onFault,
+        ...lent,
+        ...(random === undefined ? {} : { random }),
+      };
       this.#served = serveHttp2(this.#socket, facts, this.#handler, context, first);
       return;
     }

@@ -99,11 +99,13 @@ export function get(path = "/", fields: Fields = [], method = "GET"): RequestHea
 export interface Ends {
   readonly clock: ManualClock;
   readonly closed: string[];
+  /** What was told of bugs, for the log. */
+  readonly faults: unknown[];
   goaways: number;
 }
 
 export function endsOf(clock = new ManualClock()): Ends {
-  return { clock, closed: [], goaways: 0 };
+  return { clock, closed: [], faults: [], goaways: 0 };
 }
 
 export function contextOf(ends: Ends, options: Options) {
@@ -112,6 +114,7 @@ export function contextOf(ends: Ends, options: Options) {
     options,
     onClosed: (because: string): void => void ends.closed.push(because),
     onGoaway: (): void => void ends.goaways++,
+    onFault: (thrown: unknown): void => void ends.faults.push(thrown),
   };
 }
 
