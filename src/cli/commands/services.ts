@@ -8,9 +8,13 @@ export const run: Run = async (input) => {
   return AdminClient.use(input, async (client) => {
     const answer = await client.call<ServicesAnswer>("GET", "/v1/services");
     show(input.terminal, answer, () =>
-      [endpoints(answer), "", sidecars(answer), "", `The control plane is at version ${text(answer.version)}`].join(
-        "\n",
-      ),
+      [
+        endpoints(answer),
+        "",
+        sidecars(answer),
+        "",
+        `The control plane is at version ${text(answer.version)}; a sidecar runs the last one that changed something for it`,
+      ].join("\n"),
     );
     return exits.done;
   });
