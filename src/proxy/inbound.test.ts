@@ -347,6 +347,22 @@ test("more requests than the routee may get are refused, after the decision", ()
   expect(codeOf(bench.ask())).toBeUndefined();
 });
 
+test("requests whose tokens nobody has verified yet are limited too, and strangers learn nothing of it", () => {
+  const bench = inboundBench({
+    options: { inboundRequestsMax: 2 },
+    policies: wantsToken,
+    providers: [{ ...corp(true), keys: { is: "uri", uri: "https://x.example/" } }],
+  });
+  const fields = (): string[] => ["authorization", `Bearer ${token({ scope: "read" })}`];
+  const codes = [
+    bench.ask({ fields: fields() }),
+    bench.ask({ fields: fields() }),
+    bench.ask({ fields: fields() }),
+    bench.ask({ fields: fields(), peer: { id: idOf("evil"), leaf: {} as never } }),
+  ].map(codeOf);
+  expect(codes).toEqual([undefined, undefined, "LIMIT_REQUESTS", "SERVICE_UNKNOWN"]);
+});
+
 test("a kept connection that the routee closed under a GET is replaced once; a POST is lost; a dead routee is CONNECT_FAILED", async () => {
   const bench = inboundBench();
   const lose = async (method: string, kind: "lost" | "unprocessed", times: number): Promise<FakeServerExchange> => {

@@ -193,6 +193,8 @@ class InboundCall extends Carry implements Call, Standing {
   #verify(names: readonly string[], snapshot: Snapshot): void {
     // Who may not call in any case learns nothing, and causes no work, by sending tokens.
     if (!snapshot.own.couldAllow(this.principal as SpiffeId)) return this.#refuseCall("DENIED", snapshot);
+    // Keys that have to be fetched may take seconds: such calls are not to pile up.
+    if (this.#context.openRequests.value > this.#context.options.inboundRequestsMax) return this.refuse(tooMany);
     this.waits();
     const { verifier } = this.#context;
     Promise.all(names.map((name) => verifier.verify(name, this.#bearer, snapshot.providers)))
