@@ -46,7 +46,8 @@ beforeAll(async () => {
   mesh = await twoProxies(pki, {
     routee: portOf(http),
     tcpPorts: [portOf(tcp)],
-    options: { proxy: { tunnelIdleMs: 60_000 } },
+    // The sidecar looks whether the routee accepts: once, so that who arrives there later is somebody else.
+    options: { proxy: { tunnelIdleMs: 60_000, healthIntervalMs: 600_000 } },
     to: [
       { service: orders, port: portOf(tcp), address: { path: at("tcp") } },
       { service: orders, address: { path: at("first") } },
