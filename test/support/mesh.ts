@@ -1,5 +1,6 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { once } from "node:events";
 import { request } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -47,6 +48,9 @@ export class Mesh {
   readonly entry: string;
   readonly environment: Record<string, string>;
   readonly #started = new Set<Started>();
+  /** Those that are not ready yet, too. */
+  readonly #children = new Set<ChildProcess>();
+  #ended = false;
   readonly #temporary: boolean;
   #ports: { mesh: number; enrollment: number } = { mesh: 0, enrollment: 0 };
 
@@ -116,12 +120,15 @@ export class Mesh {
     args: readonly string[],
     around: { environment?: Readonly<Record<string, string>>; program?: readonly string[] } = {},
   ): Promise<Started> {
+    if (this.#ended) return Promise.reject(new Error(`hauberk ${args.join(" ")} is not started: the mesh has ended`));
     const program = around.program === undefined ? [] : ["--", ...around.program];
     const child = spawn(process.execPath, [this.entry, ...args, "--json", ...program], {
       cwd: this.home,
       env: { ...this.environment, ...around.environment },
       stdio: ["ignore", "pipe", "pipe"],
     });
+    this.#children.add(child);
+    child.once("exit", () => this.#children.delete(child));
     let text = "";
     const exited = new Promise<number>((resolve) =>
       child.once("exit", (code, signal) => resolve(code ?? (signal === null ? -1 : 128))),
@@ -218,10 +225,21 @@ export class Mesh {
 
   /** Ends every process that is left, and removes the folder unless it was named. */
   async end(): Promise<void> {
-    for (const started of [...this.#started].toReversed()) {
-      started.child.kill("SIGKILL");
-      await started.exited;
+    this.#ended = true;
+    const ready = [...this.#started].toReversed();
+    const others = [...this.#children].filter((child) => !ready.some((started) => started.child === child));
+    for (const { child, exited } of ready) {
+      child.kill("SIGKILL");
+      await exited;
     }
+    // Not SIGKILL: `run` may be about to start a program, which nobody else would end.
+    await Promise.all(
+      others.map((child) => {
+        const exited = once(child, "exit");
+        child.kill("SIGTERM");
+        return exited;
+      }),
+    );
     if (this.#temporary) rmSync(this.folder, { recursive: true, force: true });
   }
 }
