@@ -36,7 +36,7 @@ interface Subject {
 /** A mesh of web and orders, warm: a few hundred calls have gone through. */
 export async function startSubject(environment: Readonly<Record<string, string>> = {}): Promise<Subject> {
   // What a quiet sidecar gives back would be taken for something that never grew.
-  const mesh = await Mesh.create({ environment: { HAUBERK_TRIM_EVERY_MS: "0" } });
+  const mesh = await Mesh.create({ environment: { HAUBERK_TRIM_AFTER_MS: "0" } });
   await mesh.control();
   const routee = await stubbornRoutee();
   const [web, orders] = await Promise.all([

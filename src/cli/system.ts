@@ -23,7 +23,6 @@ let idle = performance.eventLoopUtilization();
 
 /** For `sidecar/trim.ts`. */
 export const systemMemory = {
-  residentBytes: () => process.memoryUsage.rss(),
   busyShare: () => {
     const now = performance.eventLoopUtilization();
     const { utilization } = performance.eventLoopUtilization(now, idle);

@@ -50,12 +50,12 @@ export const sidecarOptions = {
     max: 600_000,
     why: "A watch on which nothing came for this long, pings included, is dead although TCP has not noticed.",
   },
-  trimEveryMs: {
-    env: "HAUBERK_TRIM_EVERY_MS",
+  trimAfterMs: {
+    env: "HAUBERK_TRIM_AFTER_MS",
     default: 10_000,
     min: 0,
     max: 3_600_000,
-    why: "A sidecar that was quiet for so long gives back what its start or a burst of work left in memory, in some 50 ms; 0 for never.",
+    why: "A sidecar that was quiet for so long, and has not worked yet, gives back once what its start left in memory, in some 50 ms; 0 for never.",
   },
   snapshotWriteMs: {
     env: "HAUBERK_SNAPSHOT_WRITE_MS",

@@ -23,7 +23,7 @@ import type { sidecarOptions } from "./options.ts";
 import { keepPorts, readPorts, type RememberedPorts } from "./port-memory.ts";
 import { SnapshotFile } from "./snapshot-file.ts";
 import type { SidecarStatus } from "./status.ts";
-import { trimWhenQuiet, type Memory } from "./trim.ts";
+import { trimAfterStart, type Memory } from "./trim.ts";
 import { WatchClient } from "./watch-client.ts";
 import type { WatchState } from "./watch-state.ts";
 import type { Workers, WorkersWanted } from "./workers.ts";
@@ -268,7 +268,7 @@ export class Sidecar {
       this.#watch.start();
       await this.#firstState();
       this.#admin = await listenAdmin(this.adminSocket, this.#adminRoutes());
-      this.#cancels.push(trimWhenQuiet(this.#context.clock, this.#context.memory, this.#context.options.sidecar));
+      this.#cancels.push(trimAfterStart(this.#context.clock, this.#context.memory, this.#context.options.sidecar));
     } catch (thrown) {
       // What is open, and whoever was started, would keep a process alive that serves nobody.
       for (const cancel of this.#cancels.splice(0)) cancel();
