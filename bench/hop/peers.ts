@@ -32,9 +32,7 @@ export function peersOf(flow: Flow, folder: string): Peer[] {
     case "stream":
       return [
         haproxy(folder, { name: "haproxy-h2", ports: [9321, 9322], alpn: "alpn h2", plain: "proto h2", routee: 9005 }),
-        ...envoyed(() =>
-          envoy(folder, { name: "envoy-h2", ports: [9421, 9422], h2: true, method: "POST", routee: 9005 }),
-        ),
+        ...envoyed(() => envoy(folder, { name: "envoy-h2", ports: [9421, 9422], method: "POST", routee: 9005 })),
       ];
     case "tcp":
       return [
@@ -55,9 +53,7 @@ export function peersOf(flow: Flow, folder: string): Peer[] {
       return [
         haproxy(folder, { name: "haproxy-h1", ports: [9301, 9302], alpn: "", plain: "", routee: 9000 }),
         nginx(folder, [9201, 9202], 9000),
-        ...envoyed(() =>
-          envoy(folder, { name: "envoy-h2", ports: [9411, 9412], h2: true, method: "GET", routee: 9000 }),
-        ),
+        ...envoyed(() => envoy(folder, { name: "envoy-h2", ports: [9411, 9412], method: "GET", routee: 9000 })),
       ];
     case "http":
     case "big":
@@ -66,9 +62,7 @@ export function peersOf(flow: Flow, folder: string): Peer[] {
         haproxy(folder, { name: "haproxy-h1", ports: [9301, 9302], alpn: "", plain: "", routee: 9000 }),
         haproxy(folder, { name: "haproxy-h2", ports: [9331, 9332], alpn: "alpn h2", plain: "", routee: 9000 }),
         nginx(folder, [9201, 9202], 9000),
-        ...envoyed(() =>
-          envoy(folder, { name: "envoy-h2", ports: [9411, 9412], h2: true, method: "GET", routee: 9000 }),
-        ),
+        ...envoyed(() => envoy(folder, { name: "envoy-h2", ports: [9411, 9412], method: "GET", routee: 9000 })),
       ];
   }
 }
@@ -173,7 +167,7 @@ function nginx(folder: string, ports: readonly [number, number], routee: number)
 }
 
 /** Envoy with one RBAC rule at its inbound side, an HTTP/2 hop, one worker thread. */
-function envoy(folder: string, shape: Shape & { h2: boolean; method: string }): Peer {
+function envoy(folder: string, shape: Shape & { method: string }): Peer {
   const { name, ports, method, routee } = shape;
   const pki = join(folder, "pki");
   const type = (of: string): string => `"@type": type.googleapis.com/envoy.extensions.${of}`;
@@ -204,7 +198,7 @@ function envoy(folder: string, shape: Shape & { h2: boolean; method: string }): 
     to: ports[1],
     filters: router,
     socket: "",
-    upstream: `${shape.h2 ? h2 : ""}, transport_socket: { name: envoy.transport_sockets.tls, typed_config: { ${type("transport_sockets.tls.v3.UpstreamTlsContext")}, sni: b.mesh, common_tls_context: { ${tls("a")} } } }`,
+    upstream: `${h2}, transport_socket: { name: envoy.transport_sockets.tls, typed_config: { ${type("transport_sockets.tls.v3.UpstreamTlsContext")}, sni: b.mesh, common_tls_context: { ${tls("a")} } } }`,
   });
   const into = config("in", {
     listen: ports[1],
