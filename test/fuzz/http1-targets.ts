@@ -85,6 +85,8 @@ function outline(message: Message): unknown {
 /** Where we refuse and llhttp does not, docs/HTTP1.md says so: the reason must be one that the page knows. */
 function documented(ours: Reading, llhttp: Reading): void {
   if (ours.failed === undefined || llhttp.failed !== undefined) return;
+  // Behind a head that asks for an upgrade, llhttp alone reads nothing: what we refuse there it has not taken.
+  if (llhttp.messages.at(-1)?.tunnel === true && ours.messages.length >= llhttp.messages.length) return;
   const kind = kindOfRefusal(ours.failed);
   if (!beyond.has(kind)) throw new Error(`we refuse what llhttp takes, and docs/HTTP1.md does not say so: ${kind}`);
 }
