@@ -65,6 +65,13 @@ const full = (counter: number, entries: StateEntry[] = []): Down => ({
   entries,
 });
 
+const delta = (counter: number, set: StateEntry[]): Down => ({
+  type: "delta",
+  version: { epoch: "e", counter },
+  set,
+  gone: [],
+});
+
 test("a stream starts with hello, and a full state is acknowledged", async () => {
   const { streams, client } = setUp();
   client.start();
@@ -247,4 +254,32 @@ test("who logs at debug sees every state that counts, and every question with it
     "a state of the control plane counts",
     "the control plane answered about a service",
   ]);
+});
+
+test("an unknown name that is forgotten leaves the published state too: it is asked for anew", async () => {
+  const accepted: WatchState[] = [];
+  const { streams, clock, client } = setUp({ accept: (state) => void accepted.push(state) });
+  client.start();
+  await settled();
+  streams[0]?.events.down(full(1));
+  const answer = client.ask("orders.default");
+  streams[0]?.events.down(delta(1, [["service/orders.default", null]]));
+  expect(await answer).toBeNull();
+  expect(accepted.at(-1)?.entries.has("service/orders.default")).toBe(true);
+  clock.advance(options.unknownMs);
+  expect(accepted.at(-1)?.entries.has("service/orders.default")).toBe(false);
+});
+
+test("what was on its way about a name that is not subscribed any more is not kept: nobody would tell of its end", async () => {
+  const accepted: WatchState[] = [];
+  const { streams, clock, client } = setUp({ accept: (state) => void accepted.push(state) });
+  client.start();
+  await settled();
+  streams[0]?.events.down(full(1));
+  const question = client.ask("orders.default");
+  clock.advance(options.askMs);
+  await expect(question).rejects.toMatchObject({ code: "CONTROL_UNREACHABLE" });
+  streams[0]?.events.down(delta(2, [["service/orders.default", view]]));
+  expect(accepted.at(-1)?.version?.counter).toBe(2);
+  expect(accepted.at(-1)?.entries.has("service/orders.default")).toBe(false);
 });

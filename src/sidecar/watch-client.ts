@@ -230,11 +230,12 @@ export class WatchClient {
   }
 
   #learn(message: Extract<Down, { type: "full" | "delta" }>): void {
-    const next = apply(this.#state, message);
-    if (isRefusal(next)) {
-      this.#lost(next.message);
+    const applied = apply(this.#state, message);
+    if (isRefusal(applied)) {
+      this.#lost(applied.message);
       return;
     }
+    const next = this.#subscribed(applied);
     // Deltas build on what was said, rejected or not; what counts is what was accepted.
     this.#state = next;
     try {
@@ -259,6 +260,15 @@ export class WatchClient {
     if (!this.tried.read()) this.tried.publish(true);
     for (const [key, value] of servicesOf(next))
       this.#answer(key.slice("service/".length), value as ServiceView | null);
+  }
+
+  /** Without what was on its way when a name was dropped: of a name that is not subscribed nobody tells what becomes of it. */
+  #subscribed(state: WatchState): WatchState {
+    const strays = servicesOf(state).filter(([key]) => !this.#subscriptions.has(key.slice("service/".length)));
+    if (strays.length === 0) return state;
+    const entries = new Map(state.entries);
+    for (const [key] of strays) entries.delete(key);
+    return { ...state, entries };
   }
 
   #answer(service: string, view: ServiceView | null): void {
@@ -287,10 +297,14 @@ export class WatchClient {
   #unsubscribe(service: string): void {
     this.#forget.delete(service);
     this.#subscriptions.delete(service);
-    const entries = new Map(this.#state.entries);
-    entries.delete(`service/${service}`);
-    this.#state = { ...this.#state, entries };
+    this.#state = this.#subscribed(this.#state);
     this.#stream?.send({ type: "unsubscribe", service });
+    try {
+      // Else the name stays unknown for whoever reads the state, although a policy may allow it by now.
+      this.#context.accept(this.#state);
+    } catch {
+      // This state was rejected when it came, and said to be; the next one that is accepted lacks the name.
+    }
   }
 
   #failQuestions(service: string, because: string): void {
