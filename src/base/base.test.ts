@@ -19,6 +19,22 @@ test("a published value is replaced whole, and listeners hear of it with the one
   expect(published.read()).toBe("c");
 });
 
+test("a listener that throws keeps no other from hearing of the value, and the publisher hears of the first throw", () => {
+  const published = new Published("a");
+  const heard: string[] = [];
+  published.subscribe(() => {
+    throw new Error("first");
+  });
+  published.subscribe((value) => {
+    heard.push(value);
+    throw new Error("second");
+  });
+  published.subscribe((value) => heard.push(value));
+  expect(() => published.publish("b")).toThrow("first");
+  expect(heard).toEqual(["b", "b"]);
+  expect(published.read()).toBe("b");
+});
+
 test("a listener that subscribes hears of later publications only", () => {
   const published = new Published(1);
   const heard: number[] = [];
@@ -43,6 +59,20 @@ test("a repeated task runs each time its wait has passed, and never again once c
   clock.advance(1_000);
   expect(runs).toBe(3);
   expect(clock.waiting).toBe(0);
+});
+
+test("a repeated task that throws is run again when its wait has passed, and can be cancelled", () => {
+  const clock = new ManualClock();
+  let runs = 0;
+  const cancel = repeat(clock, 100, () => {
+    runs++;
+    throw new Error("a bug");
+  });
+  for (let i = 0; i < 3; i++) expect(() => clock.advance(100)).toThrow("a bug");
+  expect(runs).toBe(3);
+  cancel();
+  clock.advance(1_000);
+  expect(runs).toBe(3);
 });
 
 test("a repeated task that cancels itself is not planned again", () => {

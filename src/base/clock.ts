@@ -7,17 +7,23 @@ export interface Clock {
   monotonicMs(): number;
   /** Milliseconds since 1970 for certificates and tokens: an operator may change it under us. */
   wallMs(): number;
-  /** Runs `task` once after `delayMs`; returns its cancel. The timer alone never keeps a process alive. */
+  /**
+   * Runs `task` once after `delayMs`; returns its cancel. The timer alone never keeps a process alive. What a task throws is
+   * heard by whoever made the clock, and never by another task.
+   */
   after(delayMs: number, task: () => void): () => void;
 }
 
-/** Runs `task` every `everyMs` until cancelled. The next run is planned when the last one has returned. */
+/** Runs `task` every `everyMs` until cancelled. The next run is planned when the last one is over, also where it threw. */
 export function repeat(clock: Clock, everyMs: number, task: () => void): () => void {
   let cancel = clock.after(everyMs, run);
   let ended = false;
   function run(): void {
-    task();
-    if (!ended) cancel = clock.after(everyMs, run);
+    try {
+      task();
+    } finally {
+      if (!ended) cancel = clock.after(everyMs, run);
+    }
   }
   return () => {
     ended = true;

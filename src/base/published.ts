@@ -14,11 +14,22 @@ export class Published<T> {
     return this.#value;
   }
 
-  /** Replaces the value, then tells every listener, in the order in which they subscribed. */
+  /**
+   * Replaces the value, then tells every listener, in the order in which they subscribed. What one throws keeps no other from
+   * hearing of it; the first of it is thrown when all have.
+   */
   publish(value: T): void {
     const before = this.#value;
     this.#value = value;
-    for (const listener of this.#listeners) listener(value, before);
+    let failed: { readonly thrown: unknown } | undefined;
+    for (const listener of this.#listeners) {
+      try {
+        listener(value, before);
+      } catch (thrown) {
+        failed ??= { thrown };
+      }
+    }
+    if (failed !== undefined) throw failed.thrown;
   }
 
   /** Calls `listener` at each later publication; returns its cancel. */
