@@ -11,7 +11,6 @@ import {
 } from "../http/message.ts";
 import type { AccessLog } from "../telemetry/access-log.ts";
 import type { Logger } from "../telemetry/logger.ts";
-import type { Gauge } from "../telemetry/metrics.ts";
 import type {
   BodyEvents,
   ClientConnection,
@@ -28,6 +27,7 @@ import { takeResponse, takeTrailers, type Labels, type RequestNotes } from "./he
 import type { Meters, RequestMeter, Side, TunnelMeter } from "./meters.ts";
 import type { proxyOptions } from "./options.ts";
 import { respell, spellingField } from "./spelling.ts";
+import type { Level } from "./peer-share.ts";
 import { tunnelIdle, tunnelTooOld, upstreamInvalid, upstreamLost } from "./refusals.ts";
 
 /** What every request of one side shares. */
@@ -42,9 +42,9 @@ export interface CarryContext {
   readonly meters: Meters;
   readonly labels: Labels;
   readonly access: AccessLog | undefined;
-  readonly openRequests: Gauge;
+  readonly openRequests: Level;
   /** A tunnel counts there from its answer on, and no more among the requests. */
-  readonly openTunnels: Gauge;
+  readonly openTunnels: Level;
   readonly audits: Audits;
   /** Counts what led to no service. */
   readonly noService: RequestMeter;

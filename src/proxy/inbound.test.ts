@@ -26,6 +26,7 @@ import { inboundHandler, type InboundContext } from "./inbound.ts";
 import { TokenVerifier } from "./jwt.ts";
 import { Meters } from "./meters.ts";
 import { proxyOptions } from "./options.ts";
+import { PeerShare, PerPeer } from "./peer-share.ts";
 import { Routes } from "./routes.ts";
 import { buildSnapshot } from "./snapshot.ts";
 import { StandingCalls } from "./standing.ts";
@@ -63,6 +64,10 @@ function inboundBench(
     ]),
   );
   verifier.use(snapshot.read().providers);
+  const open = (): Pick<InboundContext, "openRequests" | "openTunnels"> => ({
+    openRequests: new PeerShare(meters.openRequests.with("inbound")),
+    openTunnels: new PeerShare(meters.openTunnels.with("inbound")),
+  });
   const context: InboundContext = {
     side: "inbound",
     clock,
@@ -73,8 +78,7 @@ function inboundBench(
     meters,
     labels: new Labels(new SeededRandom(1)),
     access: undefined,
-    openRequests: meters.openRequests.with("inbound"),
-    openTunnels: meters.openTunnels.with("inbound"),
+    ...open(),
     audits: new Audits({ clock, log: { ...silent, info: (message) => lines.push(message) }, meters, side: "inbound" }),
     noService: meters.requests("inbound", "orders.default"),
     keepCode: false,
@@ -93,6 +97,7 @@ function inboundBench(
     standing: new StandingCalls(clock, options.drainMs),
   };
   snapshot.subscribe((next, before) => context.standing.follow(next, before));
+  const peers = new PerPeer((): InboundContext => ({ ...context, ...open() }));
   const ask = (asked: Asked = {}): FakeServerExchange => {
     const exchange = new FakeServerExchange({
       protocol: "h2",
@@ -102,7 +107,7 @@ function inboundBench(
       peer: web,
       ...asked,
     });
-    inboundHandler(context)(exchange);
+    inboundHandler(peers.join(exchange.connection.peer?.id.text ?? "").of)(exchange);
     return exchange;
   };
   const settle = () => new Promise<void>((resolve) => setImmediate(resolve));
@@ -345,6 +350,39 @@ test("more requests than the routee may get are refused, after the decision", ()
   expect(codes).toEqual([undefined, undefined, "LIMIT_REQUESTS", "SERVICE_UNKNOWN"]);
   bench.routee.requests[0]?.respond(200);
   expect(codeOf(bench.ask())).toBeUndefined();
+});
+
+test("one identity, over however many connections, leaves requests and tunnels for the next one: LIMIT_PEER", () => {
+  const bench = inboundBench({
+    policies: [allow("orders", [{ from: [{ services: ["web.default", "evil.default"] }] }])],
+    options: { inboundRequestsMax: 8, tunnelsMax: 8 },
+  });
+  const calls = (asked: Asked): (string | undefined)[] => Array.from({ length: 9 }, () => codeOf(bench.ask(asked)));
+  const served = (codes: readonly (string | undefined)[]): number => codes.filter((code) => code === undefined).length;
+  const first = calls({ peer: evil });
+  expect(first).toEqual([...Array.from({ length: 6 }, () => undefined), "LIMIT_PEER", "LIMIT_PEER", "LIMIT_PEER"]);
+  expect(calls({ peer: web })[0]).toBeUndefined();
+  for (const request of bench.routee.requests) request.respond(200);
+  expect(codeOf(bench.ask({ peer: evil }))).toBeUndefined();
+  // A tunnel is one from its answer on.
+  const open = (peer: typeof web): string | undefined => {
+    const exchange = bench.ask({ ...connect, peer });
+    if (exchange.answer === undefined) bench.tcp.last.respond(200, [], false);
+    return codeOf(exchange);
+  };
+  const tunnels = Array.from({ length: 8 }, () => open(evil));
+  expect([served(tunnels), tunnels[7], open(web)]).toEqual([6, "LIMIT_PEER", undefined]);
+  expect(bench.metrics.renderPrometheus()).toMatch(/reason="LIMIT_PEER"\} 5\n/);
+});
+
+test("what a peer's share is counted by is there while it is connected, and no longer", () => {
+  const peers = new PerPeer(() => ({}));
+  const [a, b] = [peers.join("a"), peers.join("a")];
+  expect([a.of === b.of, peers.join("b").of === a.of, peers.size]).toEqual([true, false, 2]);
+  a.leave();
+  expect(peers.join("a").of).toBe(a.of);
+  b.leave();
+  expect(peers.size).toBe(2);
 });
 
 test("requests whose tokens nobody has verified yet are limited too, and strangers learn nothing of it", () => {

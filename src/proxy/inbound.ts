@@ -10,6 +10,7 @@ import { mayRetry, type RetryBudget } from "../resilience/retry.ts";
 import type { ClientConnection, Handler, Loss, ServerExchange } from "../transport/exchange.ts";
 import { noBearer, type Bearer } from "./bearer.ts";
 import { Attempt, Carry, type CarryContext } from "./carry.ts";
+import type { PeerShare } from "./peer-share.ts";
 import { addLabels, shortenGrpcTimeout, takeRequest, viaOf } from "./headers.ts";
 import type { TokenVerifier } from "./jwt.ts";
 import {
@@ -19,6 +20,8 @@ import {
   notAllowed,
   notServed,
   notTaken,
+  peerTooMany,
+  peerTooManyTunnels,
   tooMany,
   tooManyTunnels,
   unforeseen,
@@ -58,6 +61,9 @@ export interface InboundContext extends CarryContext {
   readonly budget: RetryBudget;
   /** What was let in, for as long as it lasts. */
   readonly standing: StandingCalls;
+  /** All that the peer of this connection has open, over whichever connections, and what all peers have. */
+  readonly openRequests: PeerShare;
+  readonly openTunnels: PeerShare;
 }
 
 export function inboundHandler(context: InboundContext): Handler {
@@ -106,7 +112,11 @@ class InboundCall extends Carry implements Call, Standing {
     const context = this.#context;
     const { head } = this.exchange;
     if (this.principal === undefined) return this.refuse(noPeer);
-    if (this.tunnels && context.openTunnels.value >= context.options.tunnelsMax) return this.refuse(tooManyTunnels);
+    if (this.tunnels) {
+      const { tunnelsMax, peerShareRatio } = context.options;
+      if (context.openTunnels.value >= tunnelsMax) return this.refuse(tooManyTunnels);
+      if (context.openTunnels.isTaken(tunnelsMax, peerShareRatio)) return this.refuse(peerTooManyTunnels);
+    }
     if (head.method === "TRACE") return this.refuse(noTrace);
     if (!this.#tcp) {
       const target = normalizePath(head.path);
@@ -194,7 +204,7 @@ class InboundCall extends Carry implements Call, Standing {
     // Who may not call in any case learns nothing, and causes no work, by sending tokens.
     if (!snapshot.own.couldAllow(this.principal as SpiffeId)) return this.#refuseCall("DENIED", snapshot);
     // Keys that have to be fetched may take seconds: such calls are not to pile up.
-    if (this.#context.openRequests.value > this.#context.options.inboundRequestsMax) return this.refuse(tooMany);
+    if (this.#isTooMany()) return;
     this.waits();
     const { verifier } = this.#context;
     Promise.all(names.map((name) => verifier.verify(name, this.#bearer, snapshot.providers)))
@@ -273,13 +283,22 @@ class InboundCall extends Carry implements Call, Standing {
     this.audit(decision.audits);
     // Here everything can be seen: what is still unknown is no.
     if (decision.verdict !== "allow") return this.#refuseCall(decision.code ?? "DENIED", snapshot);
-    if (context.openRequests.value > context.options.inboundRequestsMax) return this.refuse(tooMany);
+    if (this.#isTooMany()) return;
     context.budget.deposit(this.startedMs);
     const { providers } = snapshot.own.policies;
     if (!this.#tcp && providers.length > 0) this.#states ??= new Map(providers.map((name) => [name, this.token(name)]));
     this.#complete(snapshot);
     context.standing.add(this);
     this.#send();
+  }
+
+  /** Refuses what is more than the routee is to get at once, from all or from this peer. */
+  #isTooMany(): boolean {
+    const { openRequests, options } = this.#context;
+    if (openRequests.value > options.inboundRequestsMax) this.refuse(tooMany);
+    else if (openRequests.isExceeded(options.inboundRequestsMax, options.peerShareRatio)) this.refuse(peerTooMany);
+    else return false;
+    return true;
   }
 
   #refuseCall(code: FailureCode, snapshot: Snapshot): void {

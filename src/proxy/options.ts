@@ -30,6 +30,13 @@ export const proxyOptions = {
     max: 1_000_000,
     why: "Open TCP connections and WebSockets of each side; they wait more than they work, so they do not count as requests.",
   },
+  peerShareRatio: {
+    env: "HAUBERK_PEER_SHARE_RATIO",
+    default: 0.75,
+    min: 0.01,
+    max: 1,
+    why: "The most that callers of one identity together get of inboundRequestsMax, tunnelsMax and tlsConnectionsMax, of each what all others leave: whoever comes next finds a place. 1 for no share.",
+  },
   refusedLineMs: {
     env: "HAUBERK_REFUSED_LINE_MS",
     default: 10_000,

@@ -120,7 +120,7 @@ class OutboundAttempt extends Attempt {
 }
 
 /** What a callee's sidecar says before its routee has seen anything of the request: it may be sent again, whatever its method. */
-const unprocessedCodes: ReadonlySet<string> = new Set<FailureCode>(["CONNECT_FAILED", "LIMIT_REQUESTS"]);
+const unprocessedCodes: ReadonlySet<string> = new Set<FailureCode>(["CONNECT_FAILED", "LIMIT_REQUESTS", "LIMIT_PEER"]);
 /** Sent again without counting as a retry: the stream was refused whole by a connection that was going away. */
 const resendsMax = 3;
 const noEndpoints: readonly Endpoint[] = [];

@@ -44,6 +44,7 @@ import { OutboundListeners } from "./outbound-listeners.ts";
 import { isOfThisMachine, sameAddress } from "./outside-address.ts";
 import { OutsideHosts, type Resolve } from "./outside-hosts.ts";
 import type { OutboundContext } from "./outbound.ts";
+import { PeerShare, PerPeer } from "./peer-share.ts";
 import type { PlainAddress, PlainListener } from "./plain-listener.ts";
 import { Routes } from "./routes.ts";
 import type { Snapshot } from "./snapshot.ts";
@@ -117,6 +118,7 @@ export class Proxy {
   readonly #outbound: OutboundContext;
   readonly #outside: OutsideHosts;
   readonly #inbound: InboundContext;
+  readonly #peers: PerPeer<InboundContext>;
   readonly #pools: (Http1Pool | Http2Pool | TcpDialer)[] = [];
   readonly #health: RouteeHealth | undefined;
   readonly #plain: OutboundListeners;
@@ -181,6 +183,7 @@ export class Proxy {
       onFault: (thrown) => this.#fault(thrown),
     });
     this.#inbound = this.#inboundContext();
+    this.#peers = new PerPeer(() => ({ ...this.#inbound, ...this.#openInbound() }));
     const { host, ports, healthPath } = context.routee;
     if (ports.length > 0 && context.shared !== true) {
       const check = routeeCheck(
@@ -343,8 +346,7 @@ export class Proxy {
       meters: this.#meters,
       labels: new Labels(random),
       access,
-      openRequests: this.#meters.openRequests.with("inbound"),
-      openTunnels: this.#meters.openTunnels.with("inbound"),
+      ...this.#openInbound(),
       audits: new Audits({ clock, log, meters: this.#meters, side: "inbound" }),
       noService: this.#meters.requests("inbound", serviceKey(service)),
       keepCode: false,
@@ -357,6 +359,14 @@ export class Proxy {
       ports: this.#declare(),
       budget: new RetryBudget(options.resilience),
       standing: new StandingCalls(clock, options.proxy.drainMs),
+    };
+  }
+
+  /** For one peer: what it has open, and what all have. */
+  #openInbound(): Pick<InboundContext, "openRequests" | "openTunnels"> {
+    return {
+      openRequests: new PeerShare(this.#meters.openRequests.with("inbound")),
+      openTunnels: new PeerShare(this.#meters.openTunnels.with("inbound")),
     };
   }
 
@@ -442,7 +452,9 @@ export class Proxy {
       remoteAddress: facts.remoteAddress,
       alpn: of.alpn,
     });
-    const handler = inboundHandler(this.#inbound);
+    const shared = this.#peers.join(of.peer.id.text);
+    socket.once("close", shared.leave);
+    const handler = inboundHandler(shared.of);
     const connection =
       of.alpn === "h2"
         ? serveHttp2(socket, facts, handler, {

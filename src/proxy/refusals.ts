@@ -97,6 +97,18 @@ export const tooManyTunnels: Refusal = refuse(
   "Keep fewer connections open, or raise tunnelsMax",
 );
 
+export const peerTooManyTunnels: Refusal = refuse(
+  "LIMIT_PEER",
+  "Cannot open a tunnel: this caller's identity has its share of them open",
+  "Keep fewer connections open, or raise tunnelsMax or peerShareRatio at the service called",
+);
+
+export const peerTooMany: Refusal = refuse(
+  "LIMIT_PEER",
+  "Cannot take the request: this caller's identity has its share of requests under way",
+  "Send fewer requests at the same time, or raise inboundRequestsMax or peerShareRatio at the service called",
+);
+
 export const unforeseen: Refusal = refuse(
   "BUG",
   "Cannot answer the request: something unforeseen happened",
