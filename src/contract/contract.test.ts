@@ -197,6 +197,28 @@ test("more subscriptions than the limit are refused", () => {
   expect(isRefusal(readUp(JSON.stringify({ ...hello, subscriptions: many.slice(1) })))).toBe(false);
 });
 
+test("the longest hello that a sidecar may have to say is read", () => {
+  const name = (letter: string, index: number): string => `${letter.repeat(59)}${String(index).padStart(4, "0")}`;
+  const ports = Array.from({ length: limits.routeePortsMax }, (_, index) => ({
+    name: name("p", index),
+    port: 65_535 - index,
+    protocol: "http" as const,
+  }));
+  const longest: Up = {
+    ...hello,
+    release: "9".repeat(64),
+    name: "n".repeat(63),
+    workers: 1_024,
+    version: { epoch: "e".repeat(64), counter: Number.MAX_SAFE_INTEGER },
+    registration: { ...registration, address: [name("a", 1), name("b", 2), name("c", 3)].join("."), ports },
+    subscriptions: Array.from(
+      { length: limits.subscriptionsMax },
+      (_, index) => `${name("s", index)}.${name("m", index)}`,
+    ),
+  };
+  expect(readUp(JSON.stringify(longest))).toEqual(longest);
+});
+
 test("nesting is refused before it is parsed, brackets within strings do not count", () => {
   expect(readUp("[".repeat(60_000))).toMatchObject({ code: "MESSAGE_INVALID" });
   expect(readDown(`${'{"a":'.repeat(1_000)}1${"}".repeat(1_000)}`)).toMatchObject({

@@ -178,11 +178,20 @@ const stateEntry: Reader<StateEntry> = (value, at) => {
 
 const entries = list(stateEntry, limits.entriesMax);
 
+const onlyTrue: Reader<true> = (value, at) => {
+  if (value !== true) wrong(at, "true");
+  return value;
+};
+
 const down: Reader<Down> = tagged<Down>("type", {
-  full: object({ type: oneOf("full"), version, entries }),
-  delta: object({ type: oneOf("delta"), version, set: entries, gone: list(stateKey, limits.entriesMax) }),
+  full: object({ type: oneOf("full"), version, entries }, { more: onlyTrue }),
+  delta: object(
+    { type: oneOf("delta"), version, set: entries, gone: list(stateKey, limits.entriesMax) },
+    { more: onlyTrue },
+  ),
   ping: object({ type: oneOf("ping"), number: integer(0, Number.MAX_SAFE_INTEGER), wallMs: moment }),
   goodbye: object({ type: oneOf("goodbye"), because: sentence }),
+  notice: object({ type: oneOf("notice"), code: text(64), message: sentence, hint: sentence }),
   refused: object({ type: oneOf("refused"), code: text(64), message: sentence, hint: sentence }),
 });
 

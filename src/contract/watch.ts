@@ -64,7 +64,13 @@ export type StateEntry = readonly [key: string, value: StateValue];
 /** Control plane to sidecar. */
 export type Down =
   /** Replaces everything: first on each stream, and again when the epoch is another. */
-  | { readonly type: "full"; readonly version: Version; readonly entries: readonly StateEntry[] }
+  | {
+      readonly type: "full";
+      readonly version: Version;
+      readonly entries: readonly StateEntry[];
+      /** The rest follows in deltas: nothing of it counts before the one that says nothing of more. */
+      readonly more?: true;
+    }
   /**
    * On top of what was sent before, in the same epoch. The counter never falls; it stays where it is
    * when the delta answers a subscription and nothing else has changed.
@@ -74,11 +80,15 @@ export type Down =
       readonly version: Version;
       readonly set: readonly StateEntry[];
       readonly gone: readonly string[];
+      /** As in a full state. */
+      readonly more?: true;
     }
   /** Still there; sent every `pingEveryMs`, answered with the same number. Carries the clock for `check` and logs. */
   | { readonly type: "ping"; readonly number: number; readonly wallMs: number }
   /** Close this stream after opening another; the server is going away or the certificate is ending. */
   | { readonly type: "goodbye"; readonly because: string }
+  /** Something that the sidecar said does not count; the stream goes on. */
+  | { readonly type: "notice"; readonly code: string; readonly message: string; readonly hint: string }
   | {
       readonly type: "refused";
       readonly code: string;

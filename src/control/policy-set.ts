@@ -3,9 +3,11 @@ import { isRefusal, refuse, type Refusal } from "../base/errors.ts";
 import type { Resource } from "../base/resource.ts";
 import { serviceKey } from "../base/spiffe-id.ts";
 import type { PoliciesApplied, PoliciesRequest } from "../contract/admin.ts";
+import { limits } from "../contract/limits.ts";
 import { readResourceList } from "../contract/read-resource.ts";
 import { readPolicySet } from "../policy/read-yaml.ts";
 import type { Store } from "../storage/store.ts";
+import { indexOf, noPolicies } from "./policy-index.ts";
 
 /** The stored set of policies: read, compared and replaced whole, or not at all. */
 export interface PolicySetContext {
@@ -66,7 +68,7 @@ function validated(value: unknown, trustDomain: string): readonly Resource[] | R
   if (isRefusal(shaped)) return shaped;
   const files = shaped.map((resource) => ({ path: nameOf(resource), text: JSON.stringify(documentOf(resource)) }));
   const read = readPolicySet(files, { trustDomain });
-  if (read.is === "read") return read.resources;
+  if (read.is === "read") return tooLarge(read.resources) ?? read.resources;
   const [first] = read.problems;
   const more = read.problems.length > 1 ? ` (and ${read.problems.length - 1} more)` : "";
   const because = (first?.message ?? "").replace(/^Cannot /, "cannot ").slice(0, 400);
@@ -75,6 +77,25 @@ function validated(value: unknown, trustDomain: string): readonly Resource[] | R
     `Cannot apply the policies: ${first?.file ?? "the set"}: ${because}${more}`,
     first?.hint ?? "Run hauberk policy test",
   );
+}
+
+/** What a sidecar would refuse to read must not come into force: it would keep everything that comes later from it, too. */
+export function tooLarge(resources: readonly Resource[]): Refusal | undefined {
+  const { targets, providers } = indexOf(0, resources, noPolicies);
+  const parts = [
+    ...[...targets].map(([service, { text }]) => ({ what: `the policies of "${service}"`, text })),
+    ...[...providers].map(([name, text]) => ({ what: `the JwtProvider "${name}"`, text })),
+  ];
+  const found = parts
+    .map(({ what, text }) => ({ what, bytes: Buffer.byteLength(text) }))
+    .find(({ bytes }) => bytes > limits.policyBytesMax);
+  return found === undefined
+    ? undefined
+    : refuse(
+        "POLICY_INVALID",
+        `Cannot apply the policies: ${found.what} take ${found.bytes} bytes as JSON, at most ${limits.policyBytesMax} were wanted`,
+        "Say the same with fewer rules, or split the service",
+      );
 }
 
 function documentOf(resource: Resource): object {

@@ -410,3 +410,33 @@ test("a port that is taken is named, and nothing is left behind", async () => {
   await expect(second).rejects.toMatchObject({ code: "PORT_TAKEN" });
   expect(clock.waiting).toBe(waiting);
 });
+
+test("an endpoint above the limit is not registered: its sidecar is told, and goes on", async () => {
+  const { plane } = await start({ registry: { endpointsMax: 1 } });
+  const first = await TestWatch.open(plane, await enrolled(plane, "orders"));
+  first.hello({ registration: registration() });
+  await first.next("full");
+  const second = await TestWatch.open(plane, await enrolled(plane, "orders"));
+  second.hello({ registration: registration({ port: 2 }) });
+  expect(await second.next("notice", "refused")).toMatchObject({
+    type: "notice",
+    code: "LIMIT_ENDPOINTS",
+    message: expect.stringContaining('"orders.default"') as string,
+    hint: expect.any(String) as string,
+  });
+  expect(await second.next("full")).toBeDefined();
+  first.send({ type: "register", registration: null });
+  second.send({ type: "subscribe", service: "orders.default" });
+  await second.next("delta");
+  second.send({ type: "register", registration: registration({ port: 2 }) });
+  const admin = await administrator(plane);
+  const listed = async (): Promise<number[]> => {
+    const { port } = plane.control.addresses.mesh;
+    const { json } = await ask({ port, tls: admin.tls, path: "/v1/services" });
+    const services = json.services as { endpoints: { port: number }[] }[];
+    return services.flatMap(({ endpoints }) => endpoints.map((endpoint) => endpoint.port));
+  };
+  await expect.poll(listed).toEqual([2]);
+  first.close();
+  second.close();
+});

@@ -1,11 +1,12 @@
 import { expect, test } from "vitest";
-import type { AuthorizationPolicy, Resource } from "../base/resource.ts";
+import type { AuthorizationPolicy, JwtProvider, Resource } from "../base/resource.ts";
 import { isRefusal } from "../base/errors.ts";
 import { parseSpiffeId, type SpiffeId } from "../base/spiffe-id.ts";
+import { limits } from "../contract/limits.ts";
 import type { Endpoint } from "../contract/watch.ts";
 import type { Registry } from "../registry/registry.ts";
 import { indexOf, noPolicies } from "./policy-index.ts";
-import { differenceOf } from "./policy-set.ts";
+import { differenceOf, tooLarge } from "./policy-set.ts";
 import { Views } from "./views.ts";
 
 function id(service: string): SpiffeId {
@@ -106,4 +107,38 @@ test("a difference names what was added, changed and removed, and the order of k
     changed: ["AuthorizationPolicy default/other"],
     removed: ["AuthorizationPolicy default/old"],
   });
+});
+
+test("a set of which a sidecar would refuse to read a part is refused", () => {
+  const words = Array.from({ length: 1_000 }, (_, index) => `/${index}${"x".repeat(2_000)}`);
+  const large = (name: string): AuthorizationPolicy => ({
+    ...allow(name, "orders"),
+    rules: [{ to: [{ paths: words }] }],
+  });
+  const fits = [large("a"), large("b"), large("c"), { ...large("d"), target: { service: "x", namespace: "default" } }];
+  expect(tooLarge(fits)).toBeUndefined();
+  expect(tooLarge([...fits, large("e")])).toMatchObject({
+    code: "POLICY_INVALID",
+    message: expect.stringContaining('the policies of "orders.default"') as string,
+  });
+  const provider: JwtProvider = {
+    kind: "JwtProvider",
+    name: "corp",
+    namespace: "default",
+    issuer: "https://corp",
+    audiences: ["mesh"],
+    algorithms: ["ES256"],
+    keys: { is: "inline", jwks: { keys: [{ x: "y".repeat(limits.policyBytesMax) }] } },
+    forward: true,
+  };
+  expect(tooLarge([provider])).toMatchObject({ message: expect.stringContaining("default/corp") as string });
+});
+
+test("nothing is kept for identities that no longer ask, once policies or endpoints are others", () => {
+  const { views: made, world } = views([allow("p", "orders", "web")]);
+  const [before] = [made.service("orders.default", id("web"), "here")];
+  made.setPolicies(indexOf(2, [allow("p", "orders", "web", "shop")], made.policies));
+  expect(made.service("orders.default", id("web"), "here")).not.toBe(before);
+  expect(world.asked).toHaveLength(2);
+  expect(made.own({ service: "none", namespace: "default" }).text).toBe('["own",{"policies":[]}]');
 });

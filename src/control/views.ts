@@ -14,7 +14,6 @@ export interface Part {
 
 /** What one identity may know of one service's policies. */
 interface Reduced {
-  readonly target: Target | undefined;
   /** Undefined: no ALLOW could let it in. */
   readonly policies: string | undefined;
   readonly providers: readonly string[];
@@ -26,7 +25,10 @@ interface View {
   readonly part: Part;
 }
 
+/** Of one target: another begins anew, so that nothing is kept for those who do not ask again. */
 interface Service {
+  readonly target: Target;
+  /** By principal. */
   readonly reduced: Map<string, Reduced>;
   /** By machine where the service has loopback addresses, else under "". */
   readonly endpoints: Map<string, string>;
@@ -41,7 +43,8 @@ export class Views {
   readonly #trustDomain: string;
   readonly #registry: Registry;
   readonly #services = new Map<string, Service>();
-  readonly #own = new Map<string, { readonly target: Target | undefined; readonly part: Part }>();
+  /** Gone with the set that the target is of. */
+  readonly #own = new WeakMap<Target, Part>();
   #policies: PolicyIndex = noPolicies;
   #bundle = "";
 
@@ -56,6 +59,8 @@ export class Views {
 
   setPolicies(policies: PolicyIndex): void {
     this.#policies = policies;
+    for (const [service, memo] of this.#services)
+      if (memo.target !== policies.targets.get(service)) this.#services.delete(service);
   }
 
   setBundle(bundle: BundleView): void {
@@ -64,7 +69,10 @@ export class Views {
 
   /** The service's registrations are others now. */
   registrationsChanged(service: string): void {
-    this.#services.get(service)?.endpoints.clear();
+    const memo = this.#services.get(service);
+    memo?.endpoints.clear();
+    // Each holds a text with the old endpoints, also for those who will not ask again.
+    memo?.views.clear();
   }
 
   /** Nobody subscribes to the service any more. */
@@ -83,15 +91,15 @@ export class Views {
 
   /** All that the service's own sidecars need to decide. */
   own(name: ServiceName): Part {
-    const key = serviceKey(name);
-    const target = this.#policies.targets.get(key);
-    const known = this.#own.get(key);
-    if (known !== undefined && known.target === target) return known.part;
+    const target = this.#policies.targets.get(serviceKey(name));
+    if (target === undefined) return ownWithoutPolicies;
+    const known = this.#own.get(target);
+    if (known !== undefined) return known;
     const part = {
-      text: `["own",{"policies":${target?.text ?? "[]"}}]`,
-      providers: target === undefined ? [] : compilePolicies(target.policies).providers,
+      text: `["own",{"policies":${target.text}}]`,
+      providers: compilePolicies(target.policies).providers,
     };
-    this.#own.set(key, { target, part });
+    this.#own.set(target, part);
     return part;
   }
 
@@ -99,8 +107,8 @@ export class Views {
   service(service: string, principal: SpiffeId, machine: string): Part {
     const target = this.#policies.targets.get(service);
     if (target === undefined) return unknownService(service);
-    const memo = this.#memo(service);
-    const reduced = this.#reduce(memo, target, principal);
+    const memo = this.#memo(service, target);
+    const reduced = this.#reduce(memo, principal);
     if (reduced.policies === undefined) return unknownService(service);
     const where = this.#registry.hasLoopback(service) ? machine : "";
     const endpoints = this.#endpoints(memo, service, where);
@@ -115,25 +123,24 @@ export class Views {
     return part;
   }
 
-  #memo(service: string): Service {
+  #memo(service: string, target: Target): Service {
     let memo = this.#services.get(service);
     if (memo === undefined) {
-      memo = { reduced: new Map(), endpoints: new Map(), views: new Map() };
+      memo = { target, reduced: new Map(), endpoints: new Map(), views: new Map() };
       this.#services.set(service, memo);
     }
     return memo;
   }
 
-  #reduce(memo: Service, target: Target, principal: SpiffeId): Reduced {
-    const known = memo.reduced.get(principal.text);
-    if (known !== undefined && known.target === target) return known;
+  #reduce({ target, reduced: all }: Service, principal: SpiffeId): Reduced {
+    const known = all.get(principal.text);
+    if (known !== undefined) return known;
     const policies = couldAllow(target.policies, principal) ? reduceFor(target.policies, principal) : undefined;
     const reduced = {
-      target,
       policies: policies === undefined ? undefined : JSON.stringify(policies),
       providers: policies === undefined ? [] : compilePolicies(policies).providers,
     };
-    memo.reduced.set(principal.text, reduced);
+    all.set(principal.text, reduced);
     return reduced;
   }
 
@@ -152,6 +159,8 @@ export class Views {
     return serviceId(this.#trustDomain, { service, namespace });
   }
 }
+
+const ownWithoutPolicies: Part = { text: entryText("own", { policies: [] }), providers: [] };
 
 function unknownService(service: string): Part {
   return { text: entryText(`service/${service}`, null), providers: [] };

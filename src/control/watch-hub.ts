@@ -168,7 +168,11 @@ export class WatchHub {
     if (this.#streams.get(stream.instance) !== stream) return;
     const { instance, service, namespace } = stream.peer.standing;
     const { machine } = stream.peer;
-    await this.#context.registry.offer({ instance, name: { service, namespace }, machine }, registration);
+    const who = { instance, name: { service, namespace }, machine };
+    const refusal = await this.#context.registry.offer(who, registration);
+    if (refusal === undefined) return;
+    this.#context.log.warn(refusal.message, { instance, code: refusal.code, hint: refusal.hint });
+    stream.notice(refusal);
   }
 
   #subscribe(stream: WatchStream, service: string): void {

@@ -71,6 +71,33 @@ test("however much happens while a reader is slow, one message waits, and one di
   expect(JSON.parse(lines[1] ?? "")).toEqual({ type: "delta", version: at(999), set: [["a", 999]], gone: [] });
 });
 
+test("a state of many lines is written as it is read, and nothing newer is said in between", () => {
+  const { stream, lines, sink } = make();
+  const large = new Map(Array.from({ length: 5 }, (_, index) => [`k${index}`, `["k${index}",${"7".repeat(2 ** 20)}]`]));
+  sink.full = true;
+  stream.say(large, at(1), 5);
+  expect({ lines: lines.length, blocked: stream.blockedSinceMs }).toEqual({ lines: 1, blocked: 5 });
+  const smaller = new Map([...large].slice(1));
+  for (let drains = 0; drains < 4; drains++) {
+    stream.blockedSinceMs = undefined;
+    stream.say(smaller, at(2), 6);
+  }
+  expect(lines).toHaveLength(5);
+  sink.full = false;
+  stream.blockedSinceMs = undefined;
+  stream.say(smaller, at(2), 7);
+  const messages = lines.map((line) => JSON.parse(line) as { type: string; more?: true; version: { counter: number } });
+  expect(messages.map(({ type, more, version }) => [type, more ?? false, version.counter])).toEqual([
+    ["full", true, 1],
+    ["delta", true, 1],
+    ["delta", true, 1],
+    ["delta", true, 1],
+    ["delta", false, 1],
+    ["delta", false, 2],
+  ]);
+  expect(messages[5]).toMatchObject({ set: [], gone: ["k0"] });
+});
+
 test("after the end nothing is said", () => {
   const { stream, lines, sink } = make();
   stream.goodbye("enough");

@@ -1,5 +1,6 @@
 import type { Version } from "../contract/watch.ts";
 import { writeLine } from "../contract/read-watch.ts";
+import { stateLines } from "../contract/state-lines.ts";
 import type { Peer } from "./peers.ts";
 
 /** Where a stream's lines go: an HTTP response, or a test. */
@@ -17,7 +18,7 @@ export type Said = ReadonlyMap<string, string>;
 
 /**
  * One sidecar's stream as the control plane sees it. It remembers what was said, so that a reader who is slow gets
- * one difference when it has caught up, however much happened meanwhile: at most one message waits for anybody.
+ * one difference when it has caught up, however much happened meanwhile: at most one line waits for anybody.
  */
 export class WatchStream {
   readonly peer: Peer & { readonly standing: { readonly is: "workload" } };
@@ -41,6 +42,8 @@ export class WatchStream {
   rejected: { readonly version: Version; readonly because: string } | null = null;
   readonly #sink: Sink;
   #said = new Map<string, string>();
+  /** The lines of what is being said that were not written yet. */
+  #rest: Iterator<string> | undefined;
 
   constructor(
     peer: Peer & { readonly standing: { readonly is: "workload" } },
@@ -65,11 +68,16 @@ export class WatchStream {
   /** Says what differs from what was said, if anything; all of it in a new epoch. True where something was sent. */
   say(state: Said, version: Version, atMs: number): boolean {
     if (this.ended || this.blockedSinceMs !== undefined) return false;
-    const line = this.sent?.epoch === version.epoch ? this.#delta(state, version) : fullLine(state, version);
-    if (line === undefined) return false;
+    if (!this.#pour(atMs)) return true;
+    const lines =
+      this.sent?.epoch === version.epoch
+        ? this.#delta(state, version)
+        : stateLines({ type: "full", version, set: [...state.values()], gone: [] });
+    if (lines === undefined) return false;
     this.#said = new Map(state);
     this.sent = version;
-    this.#write(line, atMs);
+    this.#rest = lines;
+    this.#pour(atMs);
     return true;
   }
 
@@ -90,6 +98,11 @@ export class WatchStream {
     if (!this.ended) this.#sink.write(writeLine({ type: "goodbye", because }));
   }
 
+  /** Says that something that came does not count; the stream goes on. */
+  notice({ code, message, hint }: { readonly code: string; readonly message: string; readonly hint: string }): void {
+    if (!this.ended) this.#sink.write(writeLine({ type: "notice", code, message, hint }));
+  }
+
   refuse(refusal: { readonly code: string; readonly message: string; readonly hint: string }): void {
     if (this.ended) return;
     const { code, message, hint } = refusal;
@@ -107,20 +120,26 @@ export class WatchStream {
     this.#sink.destroy();
   }
 
-  #delta(state: Said, version: Version): string | undefined {
+  /** Writes what is left of a message for as long as it is taken; false where some of it has to wait. */
+  #pour(atMs: number): boolean {
+    for (let line = this.#rest?.next(); line !== undefined && line.done !== true; line = this.#rest?.next()) {
+      this.#write(line.value, atMs);
+      if (this.blockedSinceMs !== undefined) return false;
+    }
+    this.#rest = undefined;
+    return true;
+  }
+
+  #delta(state: Said, version: Version): Iterator<string> | undefined {
     const set: string[] = [];
     const gone: string[] = [];
     for (const [key, text] of state) if (this.#said.get(key) !== text) set.push(text);
     for (const key of this.#said.keys()) if (!state.has(key)) gone.push(JSON.stringify(key));
     if (set.length === 0 && gone.length === 0) return undefined;
-    return `{"type":"delta","version":${JSON.stringify(version)},"set":[${set.join(",")}],"gone":[${gone.join(",")}]}\n`;
+    return stateLines({ type: "delta", version, set, gone });
   }
 
   #write(line: string, atMs: number): void {
     if (!this.#sink.write(line)) this.blockedSinceMs = atMs;
   }
-}
-
-function fullLine(state: Said, version: Version): string {
-  return `{"type":"full","version":${JSON.stringify(version)},"entries":[${[...state.values()].join(",")}]}\n`;
 }

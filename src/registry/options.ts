@@ -1,7 +1,15 @@
 import type { OptionTable } from "../base/options.ts";
+import { limits } from "../contract/limits.ts";
 
 /** How long the registry believes that somebody is where they were. */
 export const registryOptions = {
+  endpointsMax: {
+    env: "HAUBERK_SERVICE_ENDPOINTS_MAX",
+    default: 10_000,
+    min: 1,
+    max: limits.endpointsMax,
+    why: "Every caller of a service is told of all its endpoints, and refuses a longer list; who comes after that is not registered.",
+  },
   graceMs: {
     env: "HAUBERK_LEASE_GRACE_MS",
     default: 30_000,

@@ -1,5 +1,6 @@
 import { afterEach, expect, test } from "vitest";
 import { defaultsOf } from "../base/options.ts";
+import { limits } from "../contract/limits.ts";
 import type { Registration } from "../contract/watch.ts";
 import type { RegistrationRow } from "../storage/rows.ts";
 import type { Store, StoreTx } from "../storage/store.ts";
@@ -17,6 +18,18 @@ class Rows {
   readonly rows = new Map<string, RegistrationRow>();
   broken = false;
   writes = 0;
+  slowly: (() => Promise<void>) | undefined;
+
+  /** From now on whoever writes waits; says how many do. */
+  slow(): { asked(): number; answer(): void } {
+    const gate = Promise.withResolvers<void>();
+    let asked = 0;
+    this.slowly = () => {
+      asked++;
+      return gate.promise;
+    };
+    return { asked: () => asked, answer: () => gate.resolve() };
+  }
 
   get store(): Store {
     const tx = {
@@ -29,6 +42,7 @@ class Rows {
     return {
       registrations: async () => [...this.rows.values()],
       write: async (work: (tx: StoreTx) => Promise<unknown>) => {
+        if (this.slowly !== undefined) await this.slowly();
         if (this.broken) throw new Error("the disk is full");
         this.writes++;
         return work(tx);
@@ -40,8 +54,8 @@ class Rows {
 const opened: Registry[] = [];
 afterEach(() => Promise.all(opened.splice(0).map((registry) => registry.close())));
 
-async function open(rows: Rows, clock: ManualClock): Promise<Registry> {
-  const registry = await Registry.open({ store: rows.store, clock, log: silent, options });
+async function open(rows: Rows, clock: ManualClock, over: Partial<typeof options> = {}): Promise<Registry> {
+  const registry = await Registry.open({ store: rows.store, clock, log: silent, options: { ...options, ...over } });
   opened.push(registry);
   return registry;
 }
@@ -269,3 +283,45 @@ test.each(["10.0.0.1", "::2", "fd00::1", "localhost.example", "128.0.0.1", "2001
     expect(isLoopback(address)).toBe(false);
   },
 );
+
+test("a service takes so many endpoints and no more, and one that leaves makes room", async () => {
+  const registry = await open(new Rows(), new ManualClock(), { endpointsMax: 2 });
+  await enter(registry, "a", "b", "c");
+  expect(instances(registry)).toEqual(["a", "b"]);
+  expect(await registry.offer(who("c"), registration())).toMatchObject({ code: "LIMIT_ENDPOINTS" });
+  const billing = { name: { service: "billing", namespace: "default" } };
+  expect(await registry.offer(who("d", billing), registration())).toBeUndefined();
+  expect(await registry.offer(who("b"), registration({ draining: true }))).toBeUndefined();
+  expect(await registry.offer(who("b"), null)).toBeUndefined();
+  expect(await registry.offer(who("c"), registration())).toBeUndefined();
+  expect(instances(registry)).toEqual(["a", "c"]);
+});
+
+test("large registrations are counted by their bytes: the list of a service fits into a message", async () => {
+  const registry = await open(new Rows(), new ManualClock());
+  const ports = Array.from({ length: 32 }, (_, index) => ({
+    name: `p${index}${"x".repeat(60)}`.slice(0, 63),
+    port: index + 1,
+    protocol: "http" as const,
+  }));
+  const large = registration({ address: `${"a".repeat(60)}.${"b".repeat(60)}`, ports });
+  let taken = 0;
+  while ((await registry.offer(who(`i${taken}`), large)) === undefined) taken++;
+  const bytes = JSON.stringify(registry.endpointsFor(orders, "10.0.0.1")).length;
+  expect(bytes).toBeLessThanOrEqual(limits.endpointBytesMax);
+  expect(bytes + 2 * (bytes / taken)).toBeGreaterThan(limits.endpointBytesMax);
+  // Of the same size it may say what it wants.
+  expect(await registry.offer(who("i0"), { ...large, healthy: false, draining: true })).toBeUndefined();
+});
+
+test("a store that takes its time is asked once for what was not saved, not once for each sweep", async () => {
+  const rows = new Rows();
+  const clock = new ManualClock();
+  const registry = await open(rows, clock);
+  rows.broken = true;
+  await registry.offer(who("a"), registration());
+  const slow = rows.slow();
+  await advance(clock, 10 * options.sweepEveryMs);
+  expect(slow.asked()).toBe(1);
+  slow.answer();
+});

@@ -1,7 +1,8 @@
 import { type Clock, repeat } from "../base/clock.ts";
-import { isRefusal, messageOf } from "../base/errors.ts";
+import { isRefusal, messageOf, refuse, type Refusal } from "../base/errors.ts";
 import type { OptionValues } from "../base/options.ts";
 import { type ServiceName, serviceKey } from "../base/spiffe-id.ts";
+import { limits } from "../contract/limits.ts";
 import { readUp } from "../contract/read-watch.ts";
 import type { Endpoint, Registration } from "../contract/watch.ts";
 import type { RegistrationRow } from "../storage/rows.ts";
@@ -32,6 +33,8 @@ export interface Entry extends Lease {
   readonly name: ServiceName;
   readonly machine: string;
   readonly registration: Registration;
+  /** What it adds to the list that callers are told, as JSON. */
+  readonly bytes: number;
 }
 
 /** What the store keeps as a registration: also from which machine it came, so that it counts after a restart. */
@@ -42,10 +45,12 @@ interface StoredRegistration extends Registration {
 export class Registry {
   readonly #context: RegistryContext;
   readonly #services = new Map<string, Map<string, Entry>>();
+  /** By service: the sum of its entries'. */
+  readonly #bytes = new Map<string, number>();
   /** By instance: the service where its registration is. */
   readonly #keys = new Map<string, string>();
   readonly #connected = new Set<string>();
-  readonly #work = new Map<string, Promise<void>>();
+  readonly #work = new Map<string, Promise<unknown>>();
   readonly #unsaved = new Set<string>();
   /** Instances whose stream was lost within the last grace period, with when, oldest first. */
   readonly #lost = new Map<string, number>();
@@ -76,6 +81,7 @@ export class Registry {
         name: { service: row.service, namespace: row.namespace },
         machine: from,
         registration: rest,
+        bytes: bytesOf(row.instance, rest),
         connected: false,
         endsAtMs: atMs + context.options.graceMs,
         offered: !rest.draining,
@@ -130,16 +136,17 @@ export class Registry {
   /**
    * What the instance offers from now on; null deregisters it. Resolves when the store has it and subscribers were told.
    * A store that fails does not keep an endpoint from its callers: it is written later.
+   * LIMIT_ENDPOINTS where the service would have more than its callers take: then what the instance offered before stays.
    */
-  offer(who: Registrant, registration: Registration | null): Promise<void> {
+  offer(who: Registrant, registration: Registration | null): Promise<Refusal | undefined> {
     return this.#inTurn(who.instance, () =>
       registration === null ? this.#leave(who.instance) : this.#offer(who, registration),
     );
   }
 
   /** Takes the instance's registration away, whatever its lease: it was locked, or has ended. */
-  remove(instance: string): Promise<void> {
-    return this.#inTurn(instance, () => this.#leave(instance));
+  async remove(instance: string): Promise<void> {
+    await this.#inTurn(instance, () => this.#leave(instance));
   }
 
   /** What subscribers on `machine` are told: neither draining ones nor others' loopback addresses. In the order of instances. */
@@ -171,14 +178,18 @@ export class Registry {
     await Promise.all(this.#work.values());
   }
 
-  async #offer(who: Registrant, registration: Registration): Promise<void> {
+  async #offer(who: Registrant, registration: Registration): Promise<Refusal | undefined> {
     const service = serviceKey(who.name);
     const before = this.#entry(who.instance);
+    const bytes = bytesOf(who.instance, registration);
+    const refusal = this.#tooMuch(service, who.instance, bytes);
+    if (refusal !== undefined) return refusal;
     const entry: Entry = {
       instance: who.instance,
       name: who.name,
       machine: who.machine,
       registration,
+      bytes,
       connected: this.#connected.has(who.instance),
       endsAtMs: this.#context.clock.monotonicMs() + this.#context.options.graceMs,
       offered: !registration.draining,
@@ -188,9 +199,27 @@ export class Registry {
     if (changed) await this.#save(entry);
     this.#put({ ...entry, connected: this.#connected.has(who.instance) });
     if (changed) this.#changed(service);
+    return undefined;
   }
 
-  async #leave(instance: string): Promise<void> {
+  /** A list that callers refuse would keep everything else from them too, a policy that denies included. */
+  #tooMuch(service: string, instance: string, bytes: number): Refusal | undefined {
+    const entries = this.#services.get(service);
+    const before = entries?.get(instance);
+    const count = (entries?.size ?? 0) - (before === undefined ? 0 : 1);
+    const { endpointsMax } = this.#context.options;
+    const others = (this.#bytes.get(service) ?? 0) - (before?.bytes ?? 0);
+    // One that fits already may say what it wants of the same size: that it leaves, for one.
+    if (before !== undefined && bytes <= before.bytes) return undefined;
+    if (count < endpointsMax && others + bytes <= limits.endpointBytesMax) return undefined;
+    return refuse(
+      "LIMIT_ENDPOINTS",
+      `Cannot register an endpoint of "${service}": it has ${count} in ${others} bytes already, at most ${endpointsMax} in ${limits.endpointBytesMax} bytes were wanted`,
+      "End instances that are not needed, or split the service",
+    );
+  }
+
+  async #leave(instance: string): Promise<undefined> {
     const entry = this.#entry(instance);
     if (entry === undefined) return;
     await this.#save(instance);
@@ -229,7 +258,8 @@ export class Registry {
 
   #sweep(): void {
     for (const instance of this.#unsaved) {
-      void this.#inTurn(instance, () => this.#save(this.#entry(instance) ?? instance));
+      // Where the store takes its time, one attempt waits for it, and not one for each sweep.
+      if (!this.#work.has(instance)) void this.#inTurn(instance, () => this.#save(this.#entry(instance) ?? instance));
     }
     const now = { atMs: this.#context.clock.monotonicMs(), heldUntilMs: this.#hold.heldUntilMs };
     if (this.#waiting === 0 || now.atMs < now.heldUntilMs) return;
@@ -267,13 +297,15 @@ export class Registry {
   }
 
   /** One change of an instance after the other. */
-  #inTurn(instance: string, work: () => Promise<void>): Promise<void> {
+  #inTurn<T>(instance: string, work: () => Promise<T>): Promise<T | undefined> {
     const next = (this.#work.get(instance) ?? Promise.resolve()).then(work).catch((thrown: unknown) => {
       this.#context.log.error("A registration cannot be changed", { instance, because: messageOf(thrown) });
+      return undefined;
     });
     this.#work.set(instance, next);
-    return next.then(() => {
+    return next.then((answer) => {
       if (this.#work.get(instance) === next) this.#work.delete(instance);
+      return answer;
     });
   }
 
@@ -292,6 +324,7 @@ export class Registry {
     let entries = this.#services.get(service);
     if (entries === undefined) this.#services.set(service, (entries = new Map<string, Entry>()));
     entries.set(entry.instance, entry);
+    this.#bytes.set(service, (this.#bytes.get(service) ?? 0) + entry.bytes);
     this.#keys.set(entry.instance, service);
     if (!entry.connected) this.#waiting++;
   }
@@ -300,9 +333,14 @@ export class Registry {
     const service = this.#keys.get(instance);
     if (service === undefined) return;
     const entries = this.#services.get(service);
-    if (entries?.get(instance)?.connected === false) this.#waiting--;
+    const entry = entries?.get(instance);
+    if (entry?.connected === false) this.#waiting--;
+    this.#bytes.set(service, (this.#bytes.get(service) ?? 0) - (entry?.bytes ?? 0));
     entries?.delete(instance);
-    if (entries?.size === 0) this.#services.delete(service);
+    if (entries?.size === 0) {
+      this.#services.delete(service);
+      this.#bytes.delete(service);
+    }
     this.#keys.delete(instance);
   }
 }
@@ -312,6 +350,11 @@ function told(entry: Entry): string {
   const { address, port, ports, healthy, draining } = entry.registration;
   const offers = ports.map(({ name, port, protocol }) => [name, port, protocol]);
   return JSON.stringify([entry.name, entry.machine, address, port, offers, healthy, draining, entry.stale]);
+}
+
+/** As `endpointsFor` tells it, with the comma; whether it is well or stale changes nothing that counts. */
+function bytesOf(instance: string, { address, port, ports }: Registration): number {
+  return JSON.stringify({ instance, address, port, ports, healthy: false, stale: false } satisfies Endpoint).length + 1;
 }
 
 /** The store is our own, but a row of another release, or an edited one, must not end the process. */

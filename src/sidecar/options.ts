@@ -1,4 +1,5 @@
 import type { OptionTable } from "../base/options.ts";
+import { limits } from "../contract/limits.ts";
 
 export const sidecarOptions = {
   askMs: {
@@ -19,7 +20,7 @@ export const sidecarOptions = {
     env: "HAUBERK_SUBSCRIPTIONS_MAX",
     default: 512,
     min: 1,
-    max: 10_000,
+    max: limits.subscriptionsMax,
     why: "A workload that invents names must not grow the sidecar's memory or the control plane's work.",
   },
   unknownMs: {

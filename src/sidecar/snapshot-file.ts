@@ -1,13 +1,14 @@
 import type { Clock } from "../base/clock.ts";
-import { isRefusal, messageOf } from "../base/errors.ts";
-import { readDown, writeLine } from "../contract/read-watch.ts";
+import { isRefusal, messageOf, refuse, type Refusal } from "../base/errors.ts";
+import { readDown } from "../contract/read-watch.ts";
+import { stateLines } from "../contract/state-lines.ts";
 import type { StateFolder } from "../identity/state-folder.ts";
 import type { Logger } from "../telemetry/logger.ts";
-import { nothingYet, type WatchState } from "./watch-state.ts";
+import { apply, nothingYet, type WatchState } from "./watch-state.ts";
 
 /**
  * The last good state on disk, 0600 and with its digest (the state folder sees to both): with it a sidecar serves across its own
- * restart while the control plane is away. It is kept as the full message that would have brought it.
+ * restart while the control plane is away. It is kept as the lines of the full message that would have brought it.
  */
 const fileName = "snapshot.json";
 
@@ -30,12 +31,10 @@ export class SnapshotFile {
   async read(): Promise<WatchState> {
     const text = await this.#folder.read(fileName);
     if (text === undefined) return nothingYet;
-    const message = readDown(text.trimEnd());
-    if (isRefusal(message) || message.type !== "full") {
-      await this.#folder.setAside(fileName, isRefusal(message) ? message.message : "it is no full state");
-      return nothingYet;
-    }
-    return { version: message.version, entries: new Map(message.entries) };
+    const state = stateOf(text);
+    if (!isRefusal(state)) return state;
+    await this.#folder.setAside(fileName, state.message);
+    return nothingYet;
   }
 
   /** Sets aside what was read but cannot be used. */
@@ -60,10 +59,26 @@ export class SnapshotFile {
     if (state?.version === undefined) return;
     try {
       // That a name was unknown is worth nothing later: a policy may have been applied since.
-      const entries = [...state.entries].filter(([, value]) => value !== null);
-      await this.#folder.write(fileName, writeLine({ type: "full", version: state.version, entries }));
+      const set = [...state.entries].filter(([, value]) => value !== null).map((entry) => JSON.stringify(entry));
+      const lines = stateLines({ type: "full", version: state.version, set, gone: [] });
+      await this.#folder.write(fileName, [...lines].join(""));
     } catch (thrown) {
       this.#log.error("the snapshot could not be kept on disk", { because: messageOf(thrown) });
     }
   }
+}
+
+function stateOf(text: string): WatchState | Refusal {
+  let state = nothingYet;
+  for (const line of text.trimEnd().split("\n")) {
+    const message = readDown(line);
+    if (isRefusal(message)) return message;
+    const wanted = state.version === undefined ? "full" : "delta";
+    if ((message.type !== "full" && message.type !== "delta") || message.type !== wanted)
+      return refuse("STATE_DAMAGED", "Cannot read the snapshot: it is no full state", "Wait for the control plane");
+    const next = apply(state, message);
+    if (isRefusal(next)) return next;
+    state = next;
+  }
+  return state;
 }

@@ -266,7 +266,10 @@ test("an unknown name that is forgotten leaves the published state too: it is as
   streams[0]?.events.down(delta(1, [["service/orders.default", null]]));
   expect(await answer).toBeNull();
   expect(accepted.at(-1)?.entries.has("service/orders.default")).toBe(true);
+  const before = accepted.length;
   clock.advance(options.unknownMs);
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(accepted).toHaveLength(before + 1);
   expect(accepted.at(-1)?.entries.has("service/orders.default")).toBe(false);
 });
 
@@ -282,4 +285,28 @@ test("what was on its way about a name that is not subscribed any more is not ke
   streams[0]?.events.down(delta(2, [["service/orders.default", view]]));
   expect(accepted.at(-1)?.version?.counter).toBe(2);
   expect(accepted.at(-1)?.entries.has("service/orders.default")).toBe(false);
+});
+
+test("a state in several lines counts whole: nothing of it before its last line, and nothing of one that broke off", async () => {
+  const accepted: WatchState[] = [];
+  const { streams, clock, client } = setUp({ accept: (state) => void accepted.push(state) });
+  client.start();
+  await settled();
+  const first = { ...full(1, [["own", { policies: [] }]]), more: true } as Down;
+  streams[0]?.events.down(first);
+  expect(accepted).toEqual([]);
+  expect(streams[0]?.sent.map(({ type }) => type)).toEqual(["hello"]);
+  streams[0]?.events.closed("cut");
+  clock.advance(options.reconnectMaxMs);
+  await settled();
+  streams[1]?.events.down(first);
+  streams[1]?.events.down(delta(1, [["provider/default/corp", null]]));
+  expect(streams[1]?.sent.map(({ type }) => type)).toEqual(["hello", "ack"]);
+  expect(accepted.map(({ entries }) => [...entries.keys()])).toEqual([["own", "provider/default/corp"]]);
+  streams[1]?.events.down({ ...delta(2, []), gone: ["own"], more: true } as Down);
+  streams[1]?.events.closed("cut");
+  clock.advance(options.reconnectMaxMs);
+  await settled();
+  streams[2]?.events.down(full(3, [["own", { policies: [] }]]));
+  expect(accepted.map(({ entries }) => [...entries.keys()])).toEqual([["own", "provider/default/corp"], ["own"]]);
 });

@@ -48,6 +48,9 @@ export class WatchClient {
   readonly #subscriptions: Set<string>;
   readonly #forget = new Map<string, () => void>();
   #state: WatchState;
+  /** What came of a message of several lines. */
+  #gathering: WatchState | undefined;
+  #trimming = false;
   #stream: WatchStream | undefined;
   #attempt = 0;
   #generation = 0;
@@ -98,8 +101,9 @@ export class WatchClient {
    */
   ask(service: string): Promise<ServiceView | null> {
     const known = this.#state.entries.get(`service/${service}`);
-    if (known !== undefined) return Promise.resolve(known as ServiceView | null);
-    if (!this.#subscriptions.has(service)) {
+    const subscribed = this.#subscriptions.has(service);
+    if (known !== undefined && subscribed) return Promise.resolve(known as ServiceView | null);
+    if (!subscribed) {
       if (this.#subscriptions.size >= this.#context.options.subscriptionsMax) {
         return Promise.reject(
           new HauberkError(
@@ -160,6 +164,7 @@ export class WatchClient {
   #opened(stream: WatchStream): void {
     const before = this.#stream;
     this.#stream = stream;
+    this.#gathering = undefined;
     this.#context.log.debug("a stream to the control plane stands", { localAddress: stream.localAddress });
     stream.send({
       type: "hello",
@@ -220,6 +225,9 @@ export class WatchClient {
         this.#context.log.info("the control plane asks for a new stream", { because: message.because });
         this.#connect();
         return;
+      case "notice":
+        this.#context.log.error(message.message, { code: message.code, hint: message.hint });
+        return;
       case "refused":
         this.#lost(`${message.code}: ${message.message}`);
         return;
@@ -230,12 +238,14 @@ export class WatchClient {
   }
 
   #learn(message: Extract<Down, { type: "full" | "delta" }>): void {
-    const applied = apply(this.#state, message);
+    const applied = apply(this.#gathering ?? this.#state, message);
     if (isRefusal(applied)) {
       this.#lost(applied.message);
       return;
     }
     const next = this.#subscribed(applied);
+    this.#gathering = message.more === true ? next : undefined;
+    if (message.more === true) return;
     // Deltas build on what was said, rejected or not; what counts is what was accepted.
     this.#state = next;
     try {
@@ -297,13 +307,22 @@ export class WatchClient {
   #unsubscribe(service: string): void {
     this.#forget.delete(service);
     this.#subscriptions.delete(service);
-    this.#state = this.#subscribed(this.#state);
     this.#stream?.send({ type: "unsubscribe", service });
+    if (this.#trimming) return;
+    this.#trimming = true;
+    // Names that were invented together are forgotten together: one state for all of them.
+    setImmediate(() => this.#trim());
+  }
+
+  /** Else a name stays unknown for whoever reads the published state, although a policy may allow it by now. */
+  #trim(): void {
+    this.#trimming = false;
+    this.#state = this.#subscribed(this.#state);
+    if (this.#stopped) return;
     try {
-      // Else the name stays unknown for whoever reads the state, although a policy may allow it by now.
       this.#context.accept(this.#state);
     } catch {
-      // This state was rejected when it came, and said to be; the next one that is accepted lacks the name.
+      // This state was rejected when it came, and said to be; the next one that is accepted lacks the names.
     }
   }
 
