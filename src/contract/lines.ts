@@ -19,7 +19,7 @@ export class LineReader {
     return this.#length;
   }
 
-  /** The lines that this chunk completes, without their ends; empty ones are left out. */
+  /** The lines that this chunk completes, without their ends; empty ones too, because they are no messages and cost time. */
   push(chunk: Buffer): readonly string[] | Refusal {
     if (this.#refusal !== undefined) return this.#refusal;
     const lines: string[] = [];
@@ -30,8 +30,7 @@ export class LineReader {
       if (this.#length + until - from > this.#lineBytesMax) return this.#refuse();
       if (until > from) this.#keep(chunk.subarray(from, until));
       if (end < 0) return lines;
-      const line = this.#take();
-      if (line !== "") lines.push(line);
+      lines.push(this.#take());
       from = end + 1;
     }
   }

@@ -82,6 +82,14 @@ test.each([true, false])("who goes leaves nothing behind, told goodbye (%s) or n
   expect(clock.waiting).toBe(0);
 });
 
+test("lines without a word cost what messages cost: nobody keeps the control plane busy with line ends", async () => {
+  let heard = 0;
+  const { request, said } = scene(() => heard++);
+  request.emit("data", Buffer.from("\n".repeat(options.messagesBurstMax + 1)));
+  await settled();
+  expect({ heard, said }).toEqual({ heard: 0, said: [expect.stringContaining("RATE_LIMITED")] });
+});
+
 test("a registration, of which all subscribers hear, counts as ten messages: one sidecar cannot keep the mesh busy", async () => {
   let heard = 0;
   const { request, said } = scene(() => heard++);
