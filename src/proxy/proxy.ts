@@ -415,6 +415,7 @@ export class Proxy {
       trustDomain,
       clock,
       options: options.tls,
+      peerShareRatio: options.proxy.peerShareRatio,
       onConnection: (socket: Socket, peer: PeerIdentity, alpn: "h2" | "http/1.1", life: ConnectionLife) =>
         this.#serve(socket, { peer, alpn, life }),
       onProof: (step: ProofStep, refusal?: Refusal) => this.#proof("inbound", step, refusal),

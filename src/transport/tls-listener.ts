@@ -9,6 +9,7 @@ import type { PeerIdentity } from "./exchange.ts";
 import { Handshakes } from "./handshakes.ts";
 import { createServer } from "./node-tls.ts";
 import type { tlsOptions } from "./options.ts";
+import { isOverShare } from "../resilience/fair-share.ts";
 import { provePeer, type ProvenPeer } from "./peer.ts";
 import type { OnProof, ProofExchange } from "./proof.ts";
 import { secureContextOptions } from "./tls-context.ts";
@@ -25,6 +26,8 @@ export interface MutualTlsTerms {
   readonly trustDomain: string;
   readonly clock: Clock;
   readonly options: OptionValues<typeof tlsOptions>;
+  /** The most that one identity gets of the connections, of those that all others leave; 1, all of them, by default. */
+  readonly peerShareRatio?: number;
   /** A peer was proven. What is returned is asked to drain before the connection has to end. */
   onConnection(
     socket: TLSSocket,
@@ -85,6 +88,8 @@ class MutualTlsListener implements Listener {
   readonly #terms: MutualTlsTerms;
   readonly #server: Server;
   readonly #members = new Set<Member>();
+  /** How many of them each identity has. */
+  readonly #byPeer = new Map<string, number>();
   /** Every accepted socket, also those still in their handshake. */
   readonly #sockets = new Set<Socket>();
   readonly #handshakes: Handshakes;
@@ -205,6 +210,7 @@ class MutualTlsListener implements Listener {
         const because = this.#closing ? "this side ends" : "it was made with a certificate that has ended";
         return this.#refuse(socket, cannotAccept(because), remoteAddress);
       }
+      if (this.#hasItsShare(peer.id.text)) return this.#refuse(socket, overShare(peer.id.text), remoteAddress);
       const member = this.#admit(socket, peer, own);
       const alpn = socket.alpnProtocol === "h2" ? "h2" : "http/1.1";
       const carried = this.#terms.onConnection(socket, peer, alpn, member);
@@ -228,8 +234,23 @@ class MutualTlsListener implements Listener {
     });
     const member = new Member(tenure, own.generation);
     this.#members.add(member);
-    socket.once("close", () => this.#members.delete(member));
+    const { text } = peer.id;
+    this.#byPeer.set(text, (this.#byPeer.get(text) ?? 0) + 1);
+    socket.once("close", () => this.#gone(member, text));
     return member;
+  }
+
+  #gone(member: Member, id: string): void {
+    this.#members.delete(member);
+    const left = (this.#byPeer.get(id) ?? 1) - 1;
+    if (left === 0) this.#byPeer.delete(id);
+    else this.#byPeer.set(id, left);
+  }
+
+  #hasItsShare(id: string): boolean {
+    const { options, peerShareRatio: ratio = 1 } = this.#terms;
+    const own = this.#byPeer.get(id) ?? 0;
+    return ratio < 1 && isOverShare({ max: options.tlsConnectionsMax, taken: this.#members.size, own, ratio });
   }
 
   #refuse(socket: TLSSocket, refusal: Refusal, remoteAddress: string): void {
@@ -291,6 +312,14 @@ function cannotListen(error: NodeJS.ErrnoException, where: string): HauberkError
         "Choose an address of this machine",
         error,
       );
+}
+
+function overShare(id: string): Refusal {
+  return refuse(
+    "LIMIT_PEER",
+    `Cannot accept the connection: "${id}" has its share of them`,
+    "Find out why it opens so many, or raise HAUBERK_TLS_CONNECTIONS_MAX or HAUBERK_PEER_SHARE_RATIO",
+  );
 }
 
 function cannotAccept(because: string): Refusal {

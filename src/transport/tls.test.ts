@@ -58,7 +58,7 @@ interface Scene {
 }
 
 async function scene(
-  wish: { identity?: TlsIdentity; options?: Partial<MutualTlsTerms["options"]> } = {},
+  wish: { identity?: TlsIdentity; options?: Partial<MutualTlsTerms["options"]>; peerShareRatio?: number } = {},
 ): Promise<Scene> {
   const clock = new ManualClock(startMs);
   const identity = new Published(wish.identity ?? ordersIdentity);
@@ -72,6 +72,7 @@ async function scene(
     trustDomain: "mesh.local",
     clock,
     options: { ...defaultsOf(tlsOptions), ...wish.options },
+    ...(wish.peerShareRatio === undefined ? {} : { peerShareRatio: wish.peerShareRatio }),
     onConnection: (socket, peer, alpn, life) => {
       const drains: number[] = [];
       accepted.push({ socket, peer, alpn, life, drains });
@@ -362,6 +363,31 @@ test("connections over the limit are dropped, and said", async () => {
   await connection();
   expect(codeOf(await dial())).toBe("CONNECT_FAILED");
   expect((await refusal()).code).toBe("LIMIT_CONNECTIONS");
+});
+
+test("one identity gets its share of the connections, and leaves places for others: LIMIT_PEER", async () => {
+  const { listener, dial, refusal, connection } = await scene({
+    options: { tlsConnectionsMax: 4 },
+    peerShareRatio: 0.5,
+  });
+  const first = dialled(await dial());
+  await connection(0);
+  dialled(await dial());
+  await connection(1);
+  // In TLS 1.3 a client is connected before the server has said no.
+  const third = dialled(await dial());
+  third.resume();
+  await once(third, "close");
+  expect(await refusal()).toMatchObject({ code: "LIMIT_PEER", message: expect.stringContaining(web) });
+  dialled(await dial({ identity: pki.issue("spiffe://mesh.local/ns/default/sa/ledger") }));
+  await connection(2);
+  expect(listener.connections).toBe(3);
+  // A place that is given back can be taken again, by whomever.
+  const gone = once((await connection(0)).socket, "close");
+  first.destroy();
+  await gone;
+  dialled(await dial());
+  await connection(3);
 });
 
 test("one address gets its share of handshakes under way, and the places come back", async () => {
