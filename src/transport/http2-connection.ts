@@ -3,10 +3,9 @@
  * keep-alive, the limits on what a peer may cost, and the end. The roles are in http2-server.ts and http2-client.ts.
  */
 import type { Duplex } from "node:stream";
-import { repeat } from "../base/clock.ts";
 import { messageOf } from "../base/errors.ts";
-import { FieldList } from "../http/http2/field-list.ts";
-import { FrameReader } from "../http/http2/frame-reader.ts";
+import { FieldList, type FieldLimits } from "../http/http2/field-list.ts";
+import { FrameReader, type FrameReaderLimits } from "../http/http2/frame-reader.ts";
 import type { FrameListener } from "../http/http2/frame-reader.ts";
 import * as frames from "../http/http2/frames.ts";
 import { HpackDecoder } from "../http/http2/hpack-decoder.ts";
@@ -14,10 +13,11 @@ import { HpackEncoder, boundOf } from "../http/http2/hpack-encoder.ts";
 import * as settings from "../http/http2/settings.ts";
 import type { Fields } from "../http/message.ts";
 import type { Loss } from "./exchange.ts";
+import { Ticker, tickMs, type Ticking } from "./http1-ticker.ts";
 import { Allowance } from "./http2-allowance.ts";
 import { ClosedStreams, ENDED, FORGOTTEN, RESET_BY_PEER, RESET_BY_US, SKIPPED } from "./http2-closed-streams.ts";
 import type { Http2Context } from "./http2-context.ts";
-import { Http2Output } from "./http2-output.ts";
+import { Http2Output, type OutputOwner } from "./http2-output.ts";
 import { Http2Receiving } from "./http2-receiving.ts";
 import { Http2Sending } from "./http2-sending.ts";
 import type { Http2Core, Http2Stream } from "./http2-stream.ts";
@@ -44,21 +44,49 @@ settingsAck[4] = frames.ACK;
 
 const keepAlivePing = Buffer.from("hauberk?", "latin1");
 
-export abstract class Http2Connection implements FrameListener, Http2Core {
+interface Limits {
+  readonly frames: FrameReaderLimits;
+  readonly fields: FieldLimits;
+}
+
+const limits = new WeakMap<Http2Context["options"], Limits>();
+
+/** One object for all connections with the same options. */
+function limitsOf(options: Http2Context["options"]): Limits {
+  let found = limits.get(options);
+  if (found === undefined) {
+    found = {
+      frames: { blockBytesMax: options.headerBlockBytesMax, continuationsMax: options.continuationsMax },
+      fields: { fieldsMax: options.headersMax, bytesMax: options.headersBytesMax },
+    };
+    limits.set(options, found);
+  }
+  return found;
+}
+
+/** A moment that never comes. */
+const NEVER = 0;
+
+/**
+ * Most connections of a sidecar are idle most of the time, and some never carry a stream: what only streams need is made
+ * with the first one, and time is looked at by the ticker that all connections share (bench/memory).
+ */
+export abstract class Http2Connection implements FrameListener, Http2Core, OutputOwner, Ticking {
   readonly streams = new StreamTable<Http2Stream>();
   protected readonly socket: Duplex;
   readonly context: Http2Context;
   readonly output: Http2Output;
   protected readonly reader: FrameReader;
-  protected readonly decoder: HpackDecoder;
-  /** Made with the first block that is sent: an idle connection needs none. */
+  /** These three with the first block that is read or sent. */
+  #decoder: HpackDecoder | undefined = undefined;
+  #list: FieldList | undefined = undefined;
   #encoder: HpackEncoder | undefined = undefined;
-  protected readonly list: FieldList;
   readonly closedStreams = new ClosedStreams();
   readonly sending: Http2Sending;
   readonly receiving: Http2Receiving;
   readonly noise: Allowance;
-  protected readonly resets: Allowance;
+  /** From the first reset on: nothing was spent before, so that nothing can be earned. */
+  #resets: Allowance | undefined = undefined;
   /** Nothing more is read, written or called. */
   over = false;
   protected settled = false;
@@ -72,31 +100,34 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
   #lent = false;
   #paused = false;
   #newWindow = frames.WINDOW_DEFAULT;
-  #cancelSettings: () => void;
-  readonly #cancelPing: () => void;
-  #cancelPingAck: (() => void) | undefined = undefined;
+  #cancelSettings: (() => void) | undefined;
+  // By the ticker's time, whole milliseconds.
+  #pingAtMs: number;
+  #pingAckByMs = NEVER;
+  #lookedAtMs = NEVER;
   #cancelHeaders: (() => void) | undefined = undefined;
 
   constructor(socket: Duplex, context: Http2Context) {
     const { clock, options } = context;
     this.socket = socket;
     this.context = context;
-    this.output = new Http2Output(socket, () => this.#guarded(() => this.#written()));
-    this.reader = new FrameReader(this, {
-      blockBytesMax: options.headerBlockBytesMax,
-      continuationsMax: options.continuationsMax,
-    });
-    this.decoder = new HpackDecoder(TABLE_DEFAULT, Math.max(TABLE_DEFAULT, options.headerTableBytes));
+    this.output = new Http2Output(socket, this);
+    this.reader = new FrameReader(this, limitsOf(options).frames);
     this.sending = new Http2Sending(this);
     this.receiving = new Http2Receiving(this);
-    this.list = new FieldList({ fieldsMax: options.headersMax, bytesMax: options.headersBytesMax });
     this.noise = new Allowance(options.noiseMax, options.noisePerSecond, clock);
-    this.resets = new Allowance(options.resetsMax, options.resetsPerSecond, clock);
     this.#cancelSettings = clock.after(options.settingsMs, () =>
       this.#guarded(() => this.fail(frames.SETTINGS_TIMEOUT, "settings were not acknowledged in time")),
     );
-    this.#cancelPing = repeat(clock, options.pingMs, () => this.#guarded(() => this.#keepAlive()));
+    const ticker = Ticker.of(clock);
+    ticker.add(this);
+    this.#pingAtMs = Math.ceil(ticker.deadline(options.pingMs)) - tickMs;
     if ("setNoDelay" in socket) (socket as unknown as { setNoDelay(on: boolean): void }).setNoDelay(true);
+  }
+
+  /** What was decoded last. */
+  protected get list(): FieldList {
+    return (this.#list ??= new FieldList(limitsOf(this.context.options).fields));
   }
 
   protected get encoder(): HpackEncoder {
@@ -160,6 +191,10 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
     }
   }
 
+  broke(thrown: unknown): void {
+    this.#bug(thrown);
+  }
+
   /** Something of ours threw: this connection cannot be trusted any more, the process can. */
   #bug(thrown: unknown): void {
     try {
@@ -207,9 +242,8 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
     if (this.over) return;
     this.over = true;
     this.reader.stop();
-    this.#cancelSettings();
-    this.#cancelPing();
-    this.#cancelPingAck?.();
+    this.#cancelSettings?.();
+    Ticker.of(this.context.clock).remove(this);
     this.#cancelHeaders?.();
     if (this.#paused) this.socket.resume();
     const whole = {};
@@ -251,7 +285,7 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
     this.closedStreams.add(stream.id, how);
     if (stream.queued > 0) this.sending.drop(stream);
     if (stream.unconsumed > 0) this.receiving.creditConnection(stream.unconsumed);
-    if (how === ENDED) this.resets.earn(EARNED_BY_COMPLETION);
+    if (how === ENDED) this.#resets?.earn(EARNED_BY_COMPLETION);
     this.streamGone(stream);
   }
 
@@ -287,8 +321,9 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
 
   /** Each stream that the peer makes end early costs it, whoever sends the RST_STREAM (CVE-2023-44487, CVE-2025-8671). */
   protected billReset(): void {
-    if (!this.resets.spend(1, this.context.clock))
-      this.fail(frames.ENHANCE_YOUR_CALM, "too many streams that end early");
+    const { clock, options } = this.context;
+    this.#resets ??= new Allowance(options.resetsMax, options.resetsPerSecond, clock);
+    if (!this.#resets.spend(1, clock)) this.fail(frames.ENHANCE_YOUR_CALM, "too many streams that end early");
     else this.#checkControls();
   }
 
@@ -350,7 +385,15 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
   }
 
   /** The socket took all that we had given it. */
-  #written(): void {
+  outputWritten(): void {
+    try {
+      this.#goOn();
+    } catch (thrown) {
+      this.#bug(thrown);
+    }
+  }
+
+  #goOn(): void {
     if (this.over) return;
     if (this.#paused && this.output.pending < this.context.options.outputBytes) {
       this.#paused = false;
@@ -406,9 +449,17 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
       this.#cancelHeaders();
       this.#cancelHeaders = undefined;
     }
-    if (this.decoder.decode(bytes, start, end, this.list)) return true;
-    this.fail(frames.COMPRESSION_ERROR, this.decoder.because);
+    const decoder = (this.#decoder ??= this.#makeDecoder());
+    if (decoder.decode(bytes, start, end, this.list)) return true;
+    this.fail(frames.COMPRESSION_ERROR, decoder.because);
     return false;
+  }
+
+  #makeDecoder(): HpackDecoder {
+    const { headerTableBytes } = this.context.options;
+    const decoder = new HpackDecoder(TABLE_DEFAULT, Math.max(TABLE_DEFAULT, headerTableBytes));
+    if (this.settled) decoder.setLimit(headerTableBytes);
+    return decoder;
   }
 
   headersPending(): void {
@@ -487,8 +538,7 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
       this.output.ping(true, bytes, at);
       this.#checkControls();
     } else {
-      this.#cancelPingAck?.();
-      this.#cancelPingAck = undefined;
+      this.#pingAckByMs = NEVER;
       this.pinged();
     }
   }
@@ -500,42 +550,50 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
     this.output.ping(false, keepAlivePing, 0);
   }
 
-  /** Called with each tick of the keep-alive. */
-  protected look(): void {}
+  /** Called with each turn of the keep-alive, `sinceMs` after the last one. */
+  protected look(_sinceMs: number): void {}
 
-  #keepAlive(): void {
-    this.look();
+  tick(nowMs: number): void {
+    if (this.#pingAckByMs !== NEVER && nowMs >= this.#pingAckByMs) this.destroy("a PING was not answered in time");
+    else if (nowMs >= this.#pingAtMs) this.#keepAlive(Math.ceil(nowMs));
+  }
+
+  #keepAlive(nowMs: number): void {
+    const { pingMs, pingAckMs } = this.context.options;
+    const sinceMs = this.#lookedAtMs === NEVER ? pingMs : nowMs - this.#lookedAtMs;
+    this.#lookedAtMs = nowMs;
+    this.#pingAtMs = nowMs + pingMs;
+    this.look(sinceMs);
     if (this.over) return;
-    if (this.#heard || this.#cancelPingAck !== undefined) {
+    if (this.#heard || this.#pingAckByMs !== NEVER) {
       this.#heard = false;
       return;
     }
     this.sendPing();
-    this.#cancelPingAck = this.context.clock.after(this.context.options.pingAckMs, () =>
-      this.destroy("a PING was not answered in time"),
-    );
+    this.#pingAckByMs = nowMs + pingAckMs;
   }
 
   settingsAcknowledged(): void {
     this.bill(1, "SETTINGS");
     if (this.settled) return;
     this.settled = true;
-    this.#cancelSettings();
-    this.decoder.setLimit(this.context.options.headerTableBytes);
+    this.#cancelSettings?.();
+    this.#cancelSettings = undefined;
+    this.#decoder?.setLimit(this.context.options.headerTableBytes);
   }
 
   settings(bytes: Buffer, start: number, end: number): void {
     this.bill(COST_OF_SETTINGS, "SETTINGS");
     if (this.over) return;
     this.#newWindow = this.peerInitialWindow;
-    settings.readSettings(bytes, start, end, this.#applySetting);
+    settings.readSettings(bytes, start, end, (setting, value) => this.#applySetting(setting, value));
     if (this.over) return;
     this.output.frame(settingsAck);
     this.#moveWindows();
     this.#checkControls();
   }
 
-  readonly #applySetting = (setting: number, value: number): void => {
+  #applySetting(setting: number, value: number): void {
     if (this.over) return;
     const error = settings.settingError(setting, value);
     if (error !== 0) {
@@ -564,7 +622,7 @@ export abstract class Http2Connection implements FrameListener, Http2Core {
       default:
       // Larger frames and lists are allowed, not asked for; what is unknown is ignored.
     }
-  };
+  }
 
   /** Only a client may allow pushes (RFC 9113, 6.5.2); we push none. */
   protected peerPush(_value: number): void {}

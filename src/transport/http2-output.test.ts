@@ -28,10 +28,12 @@ function append(output: Http2Output, fill: number, frames: number): void {
 
 test("a last word behind a write that is under way leaves as it was said, whoever needs a buffer meanwhile", async () => {
   const written: number[] = [];
-  const output = new Http2Output(sender, () => {
-    written.push(output.pending);
-    // Another connection takes whatever is free, and writes into it.
-    for (let i = 0; i < 200; i++) lendSegment(segmentBytes).fill(0xee);
+  const output = new Http2Output(sender, {
+    outputWritten: () => {
+      written.push(output.pending);
+      // Another connection takes whatever is free, and writes into it.
+      for (let i = 0; i < 200; i++) lendSegment(segmentBytes).fill(0xee);
+    },
   });
   // More than the kernel takes: the write stays under way until the other side reads.
   const large = Buffer.alloc(16_000_000, 1);

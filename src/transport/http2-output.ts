@@ -27,6 +27,15 @@ const ONCE_BYTES = 16_384;
 
 const NO_STREAM = 0;
 
+/** Whose frames leave here. */
+export interface OutputOwner {
+  /** The socket took all that it was given. */
+  outputWritten(): void;
+}
+
+/** Of lists that are empty; never written to. */
+const none: Buffer[] = [];
+
 /**
  * What a connection has to say: frames are appended to one buffer, and all that became ready in one turn of the event
  * loop leaves in one write. While a write is under way nothing is written, so the next one carries all that came meanwhile.
@@ -42,7 +51,7 @@ export class Http2Output {
   /** Nothing is accepted any more. */
   ended = false;
   readonly #socket: Duplex;
-  readonly #onWritten: () => void;
+  readonly #owner: OutputOwner;
   /** Whether a buffer is free again once it was written: a real socket has sent it then, another stream may pass it on. */
   #reuses: boolean;
   /**
@@ -57,20 +66,20 @@ export class Http2Output {
   #at = 0;
   /** Where in the segment the part begins that is in no list yet. */
   #from = 0;
-  #parts: Buffer[] = [];
-  #filled: Buffer[] = [];
-  #lent: Buffer[] = [];
+  #parts: Buffer[] = none;
+  #filled: Buffer[] = none;
+  #lent: Buffer[] = none;
   /** What follows the write that is under way. */
-  #next: Buffer[] = [];
+  #next: Buffer[] = none;
 
   // The last frame, if END_STREAM can still be set on it.
   #tailStream = NO_STREAM;
   #tail: Buffer | undefined = undefined;
   #tailAt = 0;
 
-  constructor(socket: Duplex, onWritten: () => void) {
+  constructor(socket: Duplex, owner: OutputOwner) {
     this.#socket = socket;
-    this.#onWritten = onWritten;
+    this.#owner = owner;
     this.#reuses = socket instanceof Socket;
     this.#joins = socket instanceof TLSSocket;
     this.#copyMax = this.#joins ? PAYLOAD_MAX : COPY_MAX;
@@ -171,7 +180,7 @@ export class Http2Output {
     this.#appended(FRAME_HEAD_BYTES + length);
     this.#at -= length;
     this.#seal();
-    this.#parts.push(start === 0 && end === chunk.length ? chunk : chunk.subarray(start, end));
+    this.#parts = appended(this.#parts, start === 0 && end === chunk.length ? chunk : chunk.subarray(start, end));
     this.#rememberTail(streamId, out, at + 4);
   }
 
@@ -192,10 +201,10 @@ export class Http2Output {
     const socket = this.#socket;
     // Two writes are under way then, and what the first one is through with is not told from what the second still reads.
     if (this.#writing) this.#reuses = false;
-    if (this.#segment !== undefined) this.#filled.push(this.#segment);
+    if (this.#segment !== undefined) this.#filled = appended(this.#filled, this.#segment);
     this.#lent = this.#lent.length === 0 ? this.#filled : [...this.#lent, ...this.#filled];
-    this.#filled = [];
-    this.#parts = [];
+    this.#filled = none;
+    this.#parts = none;
     this.#segment = undefined;
     this.#tailStream = NO_STREAM;
     this.#tail = undefined;
@@ -210,6 +219,7 @@ export class Http2Output {
     }
     // The socket may be ended right after this: what was to follow goes to it as well.
     if (this.#next.length > 0) parts.unshift(...this.#next.splice(0));
+    this.#next = none;
     const last = parts.length - 1;
     if (last === 0) {
       socket.write(parts[0], this.#written);
@@ -229,11 +239,12 @@ export class Http2Output {
     // After an error the system may still read from the segments: they are left to the collector.
     if (error !== undefined && error !== null) return;
     if (this.#next.length > 0) return this.#writeNext();
+    this.#next = none;
     this.#writing = false;
     this.controls = 0;
     if (this.#reuses) for (const segment of this.#lent) giveBackSegment(segment);
-    this.#lent = [];
-    this.#onWritten();
+    this.#lent = none;
+    this.#owner.outputWritten();
     if (this.pending > 0) this.flush();
   };
 
@@ -257,13 +268,13 @@ export class Http2Output {
 
   #seal(): void {
     if (this.#segment === undefined || this.#at === this.#from) return;
-    this.#parts.push(this.#segment.subarray(this.#from, this.#at));
+    this.#parts = appended(this.#parts, this.#segment.subarray(this.#from, this.#at));
     this.#from = this.#at;
   }
 
   #nextSegment(bytes: number): Buffer {
     this.#seal();
-    if (this.#segment !== undefined) this.#filled.push(this.#segment);
+    if (this.#segment !== undefined) this.#filled = appended(this.#filled, this.#segment);
     this.#segment = this.#reuses ? lendSegment(bytes) : Buffer.allocUnsafeSlow(Math.max(bytes, ONCE_BYTES));
     this.#at = 0;
     this.#from = 0;
@@ -272,6 +283,13 @@ export class Http2Output {
 }
 
 const empty = Buffer.alloc(0);
+
+/** A list of one has room for one: pushed to an empty one, it would have room for seventeen. */
+function appended(list: Buffer[], buffer: Buffer): Buffer[] {
+  if (list === none) return [buffer];
+  list.push(buffer);
+  return list;
+}
 
 function flushNow(output: Http2Output): void {
   output.flush();

@@ -7,14 +7,18 @@ import type { Http2Core, Http2Stream } from "./http2-stream.ts";
 /** Sent data lets a peer send so many cheap frames more: it answers data with window updates and PINGs. */
 const EARNED_BY_DATA = 4;
 
+/** Before anything had to wait on a connection; never written to. */
+const nobodyReady = new Set<Http2Stream>();
+const nobodyWaiting: Http2Stream[] = [];
+
 /** Bodies that leave on a connection: they wait for two windows and the socket, and take turns (RFC 9113, 6.9). */
 export class Http2Sending {
   readonly #h2: Http2Core;
   #window = frames.WINDOW_DEFAULT;
   /** Streams with something queued and a window of their own. */
-  readonly #ready = new Set<Http2Stream>();
+  #ready: Set<Http2Stream> = nobodyReady;
   /** Streams that were told to wait for the socket alone. */
-  #waiting: Http2Stream[] = [];
+  #waiting: Http2Stream[] = nobodyWaiting;
 
   constructor(h2: Http2Core) {
     this.#h2 = h2;
@@ -29,7 +33,7 @@ export class Http2Sending {
       sent = this.#frameData(stream, chunk, length, lent);
       if (sent === length) {
         if (this.#h2.output.pending < outputBytes) return true;
-        if (!stream.wantsDrain) this.#waiting.push(stream);
+        if (!stream.wantsDrain) this.#wait(stream);
         stream.wantsDrain = true;
         return false;
       }
@@ -40,8 +44,18 @@ export class Http2Sending {
     stream.queue.push(lent ? copyLent(rest) : rest);
     stream.queued += length - sent;
     stream.wantsDrain = true;
-    if (stream.sendWindow > 0) this.#ready.add(stream);
+    if (stream.sendWindow > 0) this.#isReady(stream);
     return false;
+  }
+
+  #isReady(stream: Http2Stream): void {
+    if (this.#ready === nobodyReady) this.#ready = new Set();
+    this.#ready.add(stream);
+  }
+
+  #wait(stream: Http2Stream): void {
+    if (this.#waiting === nobodyWaiting) this.#waiting = [stream];
+    else this.#waiting.push(stream);
   }
 
   /** Frames as much of a chunk as both windows take; gives how much. */
@@ -89,7 +103,7 @@ export class Http2Sending {
         if (ours) dropCopy(chunk);
       }
       if (stream.queued > 0) {
-        if (stream.sendWindow > 0) this.#ready.add(stream);
+        if (stream.sendWindow > 0) this.#isReady(stream);
       } else if (stream.ending) {
         this.finish(stream, stream.trailers);
       } else {
@@ -109,7 +123,7 @@ export class Http2Sending {
     if (this.#ready.size > 0) this.#pump();
     if (this.#waiting.length === 0) return;
     const waiting = this.#waiting;
-    this.#waiting = [];
+    this.#waiting = nobodyWaiting;
     for (const stream of waiting) {
       if (stream.queued === 0) this.#drained(stream);
     }
@@ -131,7 +145,7 @@ export class Http2Sending {
     if (stream.sendWindow > frames.WINDOW_MAX) {
       this.#h2.breakStream(stream, frames.FLOW_CONTROL_ERROR, "a window above its maximum");
     } else if (stream.queued > 0 && stream.sendWindow > 0) {
-      this.#ready.add(stream);
+      this.#isReady(stream);
       this.#pump();
     }
   }
@@ -141,7 +155,7 @@ export class Http2Sending {
     for (const stream of this.#h2.streams.values()) {
       stream.sendWindow += by;
       if (stream.sendWindow > frames.WINDOW_MAX) return false;
-      if (stream.queued > 0 && stream.sendWindow > 0) this.#ready.add(stream);
+      if (stream.queued > 0 && stream.sendWindow > 0) this.#isReady(stream);
       else this.#ready.delete(stream);
     }
     if (this.#ready.size > 0) this.#pump();

@@ -262,12 +262,13 @@ class Http2Server extends Http2Connection implements ServerConnection {
   }
 
   /** Gives up what its client keeps open without moving it. */
-  protected override look(): void {
-    const { pingMs, bodyBytesPerSecond, stallMs } = this.context.options;
+  protected override look(sinceMs: number): void {
+    if (this.streams.size === 0) return;
+    const { bodyBytesPerSecond, stallMs } = this.context.options;
     for (const stream of this.streams.values() as Iterable<Http2ServerStream>) {
       if (this.over) return;
       stream.slowness ??= new Slowness();
-      const because = stream.slowness.look(stream, pingMs, { bodyBytesPerSecond, stallMs });
+      const because = stream.slowness.look(stream, sinceMs, { bodyBytesPerSecond, stallMs });
       if (because === undefined) continue;
       this.reset(stream, frames.ENHANCE_YOUR_CALM);
       stream.events.aborted({ kind: "cancelled", because });

@@ -1,4 +1,6 @@
 const slotsMin = 16;
+/** Of tables that are empty; never written to. */
+const noSlots: never[] = [];
 
 /** What a table needs to know of what it holds. */
 interface Numbered {
@@ -12,7 +14,7 @@ interface Numbered {
  * all that was allocated for requests).
  */
 export class StreamTable<S extends Numbered> {
-  #slots: (S | undefined)[] = [];
+  #slots: (S | undefined)[] = noSlots;
   #mask = -1;
   #size = 0;
 
@@ -51,7 +53,7 @@ export class StreamTable<S extends Numbered> {
   }
 
   clear(): void {
-    this.#slots = [];
+    this.#slots = noSlots;
     this.#mask = -1;
     this.#size = 0;
   }
