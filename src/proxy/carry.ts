@@ -10,7 +10,7 @@ import {
   type ResponseHead,
 } from "../http/message.ts";
 import type { AccessLog } from "../telemetry/access-log.ts";
-import type { Logger } from "../telemetry/logger.ts";
+import type { LogFields, Logger } from "../telemetry/logger.ts";
 import type {
   BodyEvents,
   ClientConnection,
@@ -28,7 +28,7 @@ import type { Meters, RequestMeter, Side, TunnelMeter } from "./meters.ts";
 import type { proxyOptions } from "./options.ts";
 import { respell, spellingField } from "./spelling.ts";
 import type { Level } from "./peer-share.ts";
-import { tunnelIdle, tunnelTooOld, upstreamInvalid, upstreamLost } from "./refusals.ts";
+import { tunnelIdle, tunnelTooOld, unforeseen, upstreamInvalid, upstreamLost } from "./refusals.ts";
 
 /** What every request of one side shares. */
 export interface CarryContext {
@@ -50,6 +50,8 @@ export interface CarryContext {
   readonly noService: RequestMeter;
   /** Whether the far end is a sidecar, whose answers may say a code of ours. */
   readonly keepCode: boolean;
+  /** Something of ours threw and cost one request: for the log. */
+  readonly onFault: (thrown: unknown, about?: LogFields) => void;
 }
 
 /** One sending of the request: events of an attempt that was given up reach nobody. */
@@ -62,34 +64,63 @@ export class Attempt implements ResponseEvents {
     this.carry = carry;
   }
 
+  // What our own code throws here costs this request: its connection carries others.
+
   informed(head: ResponseHead): void {
-    if (!this.over) this.carry.onInformed(head);
+    try {
+      if (!this.over) this.carry.onInformed(head);
+    } catch (thrown) {
+      this.carry.fault(thrown);
+    }
   }
 
   head(head: ResponseHead, end: boolean): void {
-    if (!this.over) this.carry.onHead(this, head, end);
+    try {
+      if (!this.over) this.carry.onHead(this, head, end);
+    } catch (thrown) {
+      this.carry.fault(thrown);
+    }
   }
 
   data(chunk: Buffer): void {
-    if (this.over) this.exchange?.consume(chunk.length);
-    else this.carry.onData(this, chunk);
+    this.#data(chunk, false);
   }
 
   lent(chunk: Buffer): void {
-    if (this.over) this.exchange?.consume(chunk.length);
-    else this.carry.onData(this, chunk, true);
+    this.#data(chunk, true);
+  }
+
+  #data(chunk: Buffer, lent: boolean): void {
+    try {
+      if (this.over) this.exchange?.consume(chunk.length);
+      else this.carry.onData(this, chunk, lent);
+    } catch (thrown) {
+      this.carry.fault(thrown);
+    }
   }
 
   end(trailers: Fields | undefined): void {
-    if (!this.over) this.carry.onEnd(this, trailers);
+    try {
+      if (!this.over) this.carry.onEnd(this, trailers);
+    } catch (thrown) {
+      this.carry.fault(thrown);
+    }
   }
 
   aborted(loss: Loss): void {
-    if (!this.over) this.carry.onAborted(this, loss);
+    try {
+      if (!this.over) this.carry.onAborted(this, loss);
+    } catch (thrown) {
+      this.carry.fault(thrown);
+    }
   }
 
   drained(): void {
-    if (!this.over) this.carry.onUpstreamDrained();
+    try {
+      if (!this.over) this.carry.onUpstreamDrained();
+    } catch (thrown) {
+      this.carry.fault(thrown);
+    }
   }
 
   /** Wants no more of it: nothing of this attempt is heard again. */
@@ -219,6 +250,26 @@ export abstract class Carry extends Alarm implements BodyEvents {
     return this.#requestEnded || this.tunnels;
   }
 
+  /** Something of ours threw: it costs this request alone, and whoever was on the way through it goes on. */
+  fault(thrown: unknown): void {
+    const about = { requestId: this.requestId };
+    this.shared.onFault(thrown, about);
+    try {
+      if (this.#phase === finished) this.ended();
+      else this.refuse(unforeseen);
+    } catch (again) {
+      // Not even that can be said: the exchange is cut, and what it held is given back.
+      this.shared.onFault(again, about);
+      this.#drop();
+    }
+  }
+
+  #drop(): void {
+    if (this.#phase !== finished) this.#leave();
+    this.ended();
+    this.exchange.abort({ kind: "lost", because: "a bug" });
+  }
+
   // The request's side.
 
   /** What is still held for another attempt is copied; what only passes is not. */
@@ -233,6 +284,14 @@ export abstract class Carry extends Alarm implements BodyEvents {
   }
 
   #take(chunk: Buffer, lent: boolean): void {
+    try {
+      this.#pass(chunk, lent);
+    } catch (thrown) {
+      this.fault(thrown);
+    }
+  }
+
+  #pass(chunk: Buffer, lent: boolean): void {
     this.#bytesIn += chunk.length;
     if (this.#phase === finished) {
       this.exchange.consume(chunk.length); // Nobody wants it, but its sender must not hang.
@@ -248,7 +307,14 @@ export abstract class Carry extends Alarm implements BodyEvents {
   }
 
   end(trailers: Fields | undefined): void {
-    if (this.#phase === finished) return;
+    try {
+      if (this.#phase !== finished) this.#endRequest(trailers);
+    } catch (thrown) {
+      this.fault(thrown);
+    }
+  }
+
+  #endRequest(trailers: Fields | undefined): void {
     this.#requestEnded = true;
     if (this.tunnels) return this.#endTunnelledRequest();
     this.#requestTrailers = takeTrailers(trailers);
@@ -258,7 +324,14 @@ export abstract class Carry extends Alarm implements BodyEvents {
 
   /** Whoever asked has gone. */
   aborted(loss: Loss): void {
-    if (this.#phase === finished) return;
+    try {
+      if (this.#phase !== finished) this.#abandoned(loss);
+    } catch (thrown) {
+      this.fault(thrown);
+    }
+  }
+
+  #abandoned(loss: Loss): void {
     this.#giveUp(loss.because);
     this.#grpcStatus = grpcCancelled;
     if (this.headWritten) this.meter.answered(this.#status);
@@ -268,9 +341,13 @@ export abstract class Carry extends Alarm implements BodyEvents {
 
   /** The asker's socket takes more. */
   drained(): void {
-    const owed = this.#owedToUpstream;
-    this.#owedToUpstream = 0;
-    if (owed > 0) this.attempt?.exchange?.consume(owed);
+    try {
+      const owed = this.#owedToUpstream;
+      this.#owedToUpstream = 0;
+      if (owed > 0) this.attempt?.exchange?.consume(owed);
+    } catch (thrown) {
+      this.fault(thrown);
+    }
   }
 
   // The answer's side.
@@ -491,6 +568,14 @@ export abstract class Carry extends Alarm implements BodyEvents {
 
   /** The deadline, or the time to look at a tunnel. */
   override ring(): void {
+    try {
+      this.#rang();
+    } catch (thrown) {
+      this.fault(thrown);
+    }
+  }
+
+  #rang(): void {
     if (this.#tunnel !== undefined) return this.#lookAtTunnel();
     this.refuse(
       refuse(
@@ -542,24 +627,30 @@ export abstract class Carry extends Alarm implements BodyEvents {
   }
 
   #finish(code: FailureCode | undefined): void {
-    this.#phase = finished;
+    this.#leave();
     const { shared } = this;
     const durationMs = shared.clock.monotonicMs() - this.startedMs;
     if (this.notes.grpc) this.meter.grpc(this.#grpcStatus);
-    if (this.#tunnel === undefined) {
-      shared.alarms.cancel(this);
-      shared.openRequests.add(-1);
-      this.meter.latency.observe(durationMs / 1_000);
-    } else {
-      shared.tunnelAlarms.cancel(this);
-      shared.openTunnels.add(-1);
-    }
+    if (this.#tunnel === undefined) this.meter.latency.observe(durationMs / 1_000);
     if (shared.access?.enabled === true) this.#record(code, durationMs);
     // A body that nobody takes any more must not keep its sender waiting.
     if (this.#owedToSender > 0) this.onUpstreamDrained();
     this.#held = nothingHeld;
     this.attempt = undefined;
     this.ended();
+  }
+
+  /** Gives back its place, before anything that could fail. */
+  #leave(): void {
+    this.#phase = finished;
+    const { shared } = this;
+    if (this.#tunnel === undefined) {
+      shared.alarms.cancel(this);
+      shared.openRequests.add(-1);
+    } else {
+      shared.tunnelAlarms.cancel(this);
+      shared.openTunnels.add(-1);
+    }
   }
 
   /** The request is over. */

@@ -42,6 +42,7 @@ export function mutualTlsDial(context: DialContext): Dial {
       alpn: ["h2"],
       current: () => context.identity.read(),
       onProof,
+      onFault: context.onFault,
       reads,
     });
     if (isRefusal(socket)) return socket;

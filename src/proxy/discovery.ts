@@ -19,16 +19,25 @@ export class Discovery {
   readonly #options: OptionValues<typeof proxyOptions>;
   readonly #ask: Ask;
   readonly #snapshot: () => Snapshot;
+  readonly #onFault: (thrown: unknown) => void;
   readonly #questions = new Map<string, Found[]>();
   /** Name to the moment at which it may be asked for again; the oldest first. */
   readonly #unknown = new Map<string, number>();
   #waiting = 0;
 
-  constructor(use: { clock: Clock; options: OptionValues<typeof proxyOptions>; ask: Ask; snapshot: () => Snapshot }) {
+  constructor(use: {
+    clock: Clock;
+    options: OptionValues<typeof proxyOptions>;
+    ask: Ask;
+    snapshot: () => Snapshot;
+    /** Whoever waited threw as it was told: for the log. */
+    onFault: (thrown: unknown) => void;
+  }) {
     this.#clock = use.clock;
     this.#options = use.options;
     this.#ask = use.ask;
     this.#snapshot = use.snapshot;
+    this.#onFault = use.onFault;
   }
 
   /** What is known now: undefined where it has to be asked for. */
@@ -90,7 +99,13 @@ export class Discovery {
     this.#questions.delete(key);
     this.#waiting -= waiting.length;
     if (answer === null) this.#remember(key);
-    for (const found of waiting) found(answer);
+    for (const found of waiting) {
+      try {
+        found(answer);
+      } catch (thrown) {
+        this.#onFault(thrown); // The others have waited for it as well.
+      }
+    }
   }
 
   #remember(key: string): void {

@@ -76,7 +76,15 @@ class EgressCall extends Carry {
     this.#tcp = exchange.head.method === "CONNECT";
   }
 
-  start({ shown, connects, guard }: EgressTerms): void {
+  start(terms: EgressTerms): void {
+    try {
+      this.#start(terms);
+    } catch (thrown) {
+      this.fault(thrown);
+    }
+  }
+
+  #start({ shown, connects, guard }: EgressTerms): void {
     const { options, openRequests, openTunnels, hosts, meters, budget } = this.#context;
     const { head } = this.exchange;
     if (!shown) return this.refuse(secretWrong);
@@ -176,7 +184,11 @@ class EgressCall extends Carry {
     const leave = clock.after(waitMs, () => {
       this.#cancelBackoff = undefined;
       host.open--;
-      this.#send(host);
+      try {
+        this.#send(host);
+      } catch (thrown) {
+        this.fault(thrown);
+      }
     });
     this.#cancelBackoff = () => {
       leave();

@@ -51,7 +51,13 @@ class Forward implements BodyEvents {
     if (known !== undefined) return this.#decide(route, known);
     this.#exchange.listen(this);
     discovery.find(route.key, (answer) => {
-      if (!this.#over) this.#decide(route, answer);
+      if (this.#over) return;
+      try {
+        this.#decide(route, answer);
+      } catch (thrown) {
+        this.#exchange.abort({ kind: "lost", because: "a bug" });
+        throw thrown; // For the log, by whoever calls.
+      }
     });
   }
 

@@ -139,14 +139,13 @@ function http2Check(
       {
         failed: end,
         connected: (connected, reads) => {
-          connectHttp2(connected, { clock, options: http2, reads, onClosed: () => undefined }).then(
-            (connection) => {
+          connectHttp2(connected, { clock, options: http2, reads, onClosed: () => undefined })
+            .then((connection) => {
               if (path !== undefined) return askFor(connection, { target, path }, end);
               connection.drain(0);
               end(undefined);
-            },
-            (thrown: unknown) => end(messageOf(thrown)),
-          );
+            })
+            .catch((thrown: unknown) => end(messageOf(thrown)));
         },
       },
     );

@@ -50,6 +50,8 @@ export interface HopContext {
   readonly identity: Published<TlsIdentity | undefined>;
   readonly dial: Dial;
   readonly meters: Meters;
+  /** Something of ours threw, and cost nothing more than what it was about: for the log. */
+  readonly onFault: (thrown: unknown) => void;
 }
 
 /** One connection of a hop, with the certificate that it was made with. */
@@ -132,7 +134,11 @@ export class Hop {
 
   /** An exchange ended: whoever waits may have its place. */
   freed(): void {
-    if (this.#waiting.length > 0) this.#serve();
+    try {
+      if (this.#waiting.length > 0) this.#serve();
+    } catch (thrown) {
+      this.#context.onFault(thrown); // Called from a microtask, where nobody else would catch it.
+    }
   }
 
   /** The own certificate is another: it is proven where something is under way. */
@@ -208,9 +214,11 @@ export class Hop {
         else if (over !== undefined) this.#dialFailed(connectFailed(over));
         else held = this.#opened(dialled, identity);
       })
-      .catch((thrown: unknown) =>
-        this.#context.log.error("a hop failed in an unforeseen way", { because: messageOf(thrown) }),
-      );
+      .catch((thrown: unknown) => {
+        this.#context.onFault(thrown);
+        // Whoever waited for this dial would wait for nothing.
+        this.#fail(connectFailed(`a bug: ${messageOf(thrown)}`));
+      });
   }
 
   #dialFailed(refusal: Refusal): void {

@@ -41,6 +41,7 @@ function inboundBench(
     policies?: readonly AuthorizationPolicy[];
     providers?: readonly JwtProvider[];
     options?: Partial<OptionValues<typeof proxyOptions>>;
+    onFault?: (thrown: unknown) => void;
   } = {},
 ) {
   const clock = new ManualClock();
@@ -82,6 +83,7 @@ function inboundBench(
     audits: new Audits({ clock, log: { ...silent, info: (message) => lines.push(message) }, meters, side: "inbound" }),
     noService: meters.requests("inbound", "orders.default"),
     keepCode: false,
+    onFault: use.onFault ?? rethrow,
     resilience: defaultsOf(resilienceOptions),
     snapshot,
     verifier,
@@ -94,7 +96,7 @@ function inboundBench(
       { port: { name: "more", port: 9090, protocol: "http" }, sender: other },
     ],
     budget: new RetryBudget(defaultsOf(resilienceOptions)),
-    standing: new StandingCalls(clock, options.drainMs),
+    standing: new StandingCalls(clock, options.drainMs, rethrow),
   };
   snapshot.subscribe((next, before) => context.standing.follow(next, before));
   const peers = new PerPeer((): InboundContext => ({ ...context, ...open() }));
@@ -774,7 +776,8 @@ test("a stream that nobody can judge for want of keys goes on for a drain's time
 });
 
 test("what is thrown while a stream is judged again costs that stream, not the process", async () => {
-  const bench = inboundBench();
+  const faults: unknown[] = [];
+  const bench = inboundBench({ onFault: (thrown) => faults.push(thrown) });
   const [broken, other] = ["/a", "/b"].map((path) => {
     const exchange = bench.ask({ path });
     bench.routee.last.respond(200, [], false);
@@ -788,4 +791,5 @@ test("what is thrown while a stream is judged again costs that stream, not the p
   bench.snapshot.publish(own(forWeb({ to: [{ methods: ["GET"] }] })));
   await bench.settle();
   expect([broken?.over, other?.over]).toEqual(["aborted", "no"]);
+  expect(faults).toMatchObject([{ message: "a bug" }]);
 });

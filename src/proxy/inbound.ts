@@ -1,4 +1,4 @@
-import { isRefusal, messageOf, type FailureCode, type Refusal } from "../base/errors.ts";
+import { isRefusal, type FailureCode, type Refusal } from "../base/errors.ts";
 import type { Published } from "../base/published.ts";
 import type { SpiffeId } from "../base/spiffe-id.ts";
 import type { RouteePort } from "../contract/watch.ts";
@@ -24,7 +24,6 @@ import {
   peerTooManyTunnels,
   tooMany,
   tooManyTunnels,
-  unforeseen,
   unknownService,
   upstreamInvalid,
   upstreamLost,
@@ -109,6 +108,14 @@ class InboundCall extends Carry implements Call, Standing {
   }
 
   start(): void {
+    try {
+      this.#start();
+    } catch (thrown) {
+      this.fault(thrown);
+    }
+  }
+
+  #start(): void {
     const context = this.#context;
     const { head } = this.exchange;
     if (this.principal === undefined) return this.refuse(noPeer);
@@ -215,7 +222,7 @@ class InboundCall extends Carry implements Call, Standing {
         // It may have taken a while, and nobody has judged this call by what came meanwhile.
         this.judgeAgain(true);
       })
-      .catch((thrown: unknown) => this.#fault(thrown));
+      .catch((thrown: unknown) => this.fault(thrown));
   }
 
   /** Called from a turn of its own, where nobody else would catch what it throws. */
@@ -223,7 +230,7 @@ class InboundCall extends Carry implements Call, Standing {
     try {
       this.#judgeAgain(last);
     } catch (thrown) {
-      this.#fault(thrown);
+      this.fault(thrown);
     }
   }
 
@@ -252,7 +259,7 @@ class InboundCall extends Carry implements Call, Standing {
         missing.forEach((name, i) => states.set(name, found[i] as TokenState));
         if (!this.isOver && this.#states === states) this.#decideAgain(snapshot, last);
       })
-      .catch((thrown: unknown) => this.#fault(thrown));
+      .catch((thrown: unknown) => this.fault(thrown));
   }
 
   #decideAgain(snapshot: Snapshot, last: boolean): void {
@@ -266,14 +273,6 @@ class InboundCall extends Carry implements Call, Standing {
     if (decision.verdict === "allow" || this.#doubted) return;
     this.decidedBy = decision.by;
     this.#refuseCall(decision.code ?? "DENIED", snapshot);
-  }
-
-  #fault(thrown: unknown): void {
-    this.#context.log.error("a request failed in an unforeseen way", {
-      because: messageOf(thrown),
-      requestId: this.requestId,
-    });
-    this.refuse(unforeseen);
   }
 
   #decide(snapshot: Snapshot): void {
@@ -360,7 +359,11 @@ class InboundCall extends Carry implements Call, Standing {
       // A kept connection that the routee closed as the request came: another one is at hand at once. The pool must be
       // through with the old one first.
       queueMicrotask(() => {
-        if (!this.isOver) this.#send();
+        try {
+          if (!this.isOver) this.#send();
+        } catch (thrown) {
+          this.fault(thrown);
+        }
       });
       return undefined;
     }

@@ -1,6 +1,7 @@
 import { isRefusal } from "../base/errors.ts";
 import type { Clock } from "../base/clock.ts";
 import type { OptionValues } from "../base/options.ts";
+import { faultFields } from "../telemetry/faults.ts";
 import type { Logger } from "../telemetry/logger.ts";
 import type { proxyOptions } from "./options.ts";
 
@@ -90,7 +91,8 @@ export class RemoteKeys implements KeySource {
     const { clock, options } = this.#context;
     const ageMs = clock.monotonicMs() - this.#fetchedAtMs;
     // Before the first use nothing is fetched: a token that is wrong in itself must cause no traffic.
-    if (this.#set !== undefined && ageMs > options.jwksRefreshMs) void this.refresh();
+    if (this.#set !== undefined && ageMs > options.jwksRefreshMs)
+      this.refresh().catch((thrown: unknown) => this.#context.log.error("keys were not fetched", faultFields(thrown)));
     return ageMs <= options.jwksRefreshMs + options.jwksStaleMs ? this.#set : undefined;
   }
 

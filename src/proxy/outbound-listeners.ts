@@ -75,6 +75,7 @@ export class OutboundListeners {
       },
       serveHttp: (use: Accepted) => this.#serveHttp(use, requests),
       serveTcp: (use: Accepted, port: number) => this.#serveTcp(use, Routes.to(to.service, port)),
+      onFault: (thrown: unknown) => this.#use.onFault(thrown),
       onRefused: (refusal: Parameters<OutboundContext["tcpRefusals"]["tell"]>[0]) => {
         outbound.meters.handshakeRefused("outbound", refusal.code);
         outbound.tcpRefusals.tell(refusal, key);
@@ -101,6 +102,7 @@ export class OutboundListeners {
       address,
       shared,
       connectionsMax: options.proxy.outboundConnectionsMax,
+      onFault: (thrown) => this.#use.onFault(thrown),
       onDropped: () => outbound.meters.handshakeRefused("outbound", "LIMIT_CONNECTIONS"),
       serve,
     });

@@ -1,4 +1,4 @@
-import { isRefusal, messageOf, type FailureCode, type Refusal } from "../base/errors.ts";
+import { isRefusal, type FailureCode, type Refusal } from "../base/errors.ts";
 import type { Published } from "../base/published.ts";
 import type { Random } from "../base/random.ts";
 import type { SpiffeId } from "../base/spiffe-id.ts";
@@ -33,7 +33,6 @@ import {
   secretWrong,
   tooMany,
   tooManyTunnels,
-  unforeseen,
   unknownService,
   upstreamInvalid,
   upstreamLost,
@@ -167,7 +166,15 @@ class OutboundCall extends Carry implements Call, Waiter, Wanted {
     if (!this.tcp) this.fields.push("via", viaOf(exchange.connection));
   }
 
-  start({ secret, to, connects, guard }: OutboundListener): void {
+  start(listener: OutboundListener): void {
+    try {
+      this.#start(listener);
+    } catch (thrown) {
+      this.fault(thrown);
+    }
+  }
+
+  #start({ secret, to, connects, guard }: OutboundListener): void {
     const context = this.#context;
     const { head } = this.exchange;
     if (!showsSecret(head.fields, secret)) return this.refuse(secretWrong);
@@ -198,12 +205,20 @@ class OutboundCall extends Carry implements Call, Waiter, Wanted {
     if (service !== undefined) return this.#authorize(service, this.startedMs);
     this.waits();
     context.discovery.find(route.key, (answer) => {
-      if (this.isOver) return;
-      // Nothing was known of the service before: this is the snapshot that the request keeps.
-      this.#snapshot = context.snapshot.read();
-      if (isRefusal(answer)) this.refuse(answer);
-      else this.#authorize(answer, context.clock.monotonicMs());
+      try {
+        if (!this.isOver) this.#foundOut(answer);
+      } catch (thrown) {
+        this.fault(thrown);
+      }
     });
+  }
+
+  #foundOut(answer: Service | null | Refusal): void {
+    const { snapshot, clock } = this.#context;
+    // Nothing was known of the service before: this is the snapshot that the request keeps.
+    this.#snapshot = snapshot.read();
+    if (isRefusal(answer)) this.refuse(answer);
+    else this.#authorize(answer, clock.monotonicMs());
   }
 
   get wantedPort(): number | undefined {
@@ -251,7 +266,7 @@ class OutboundCall extends Carry implements Call, Waiter, Wanted {
         this.#states = new Map(names.map((name, i) => [name, this.#seen(states[i])]));
         this.#decide(service, this.#context.clock.monotonicMs());
       })
-      .catch((thrown: unknown) => this.#fault(thrown));
+      .catch((thrown: unknown) => this.fault(thrown));
   }
 
   /** Keys that this side cannot have the callee may have: it decides (the caller refuses nothing that the callee would allow). */
@@ -309,13 +324,26 @@ class OutboundCall extends Carry implements Call, Waiter, Wanted {
   connected(connection: ClientConnection): void {
     const attempt = this.#waitingFor;
     this.#waitingFor = undefined;
-    if (attempt !== undefined) this.#dispatch(attempt, connection, this.#context.clock.monotonicMs());
+    if (attempt === undefined) return;
+    try {
+      this.#dispatch(attempt, connection, this.#context.clock.monotonicMs());
+    } catch (thrown) {
+      this.fault(thrown); // Others wait behind it.
+    }
   }
 
   failed(refusal: Refusal): void {
     const attempt = this.#waitingFor;
     this.#waitingFor = undefined;
     if (attempt === undefined) return;
+    try {
+      this.#notConnected(attempt, refusal);
+    } catch (thrown) {
+      this.fault(thrown);
+    }
+  }
+
+  #notConnected(attempt: OutboundAttempt, refusal: Refusal): void {
     attempt.over = true;
     attempt.endpoint.open--;
     const nowMs = this.#context.clock.monotonicMs();
@@ -470,7 +498,11 @@ class OutboundCall extends Carry implements Call, Waiter, Wanted {
     this.waits();
     this.#cancelBackoff = clock.after(waitMs, () => {
       this.#cancelBackoff = undefined;
-      this.#next(clock.monotonicMs());
+      try {
+        this.#next(clock.monotonicMs());
+      } catch (thrown) {
+        this.fault(thrown);
+      }
     });
     return true;
   }
@@ -523,14 +555,6 @@ class OutboundCall extends Carry implements Call, Waiter, Wanted {
     const raw = !this.isOver && this.exchange.connection.protocol === "tcp";
     if (raw) this.#context.tcpRefusals.tell(refusal, this.#route?.key ?? "");
     super.refuse(refusal);
-  }
-
-  #fault(thrown: unknown): void {
-    this.#context.log.error("a request failed in an unforeseen way", {
-      because: messageOf(thrown),
-      requestId: this.requestId,
-    });
-    this.refuse(unforeseen);
   }
 }
 

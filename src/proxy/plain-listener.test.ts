@@ -5,6 +5,7 @@ import { connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, expect, test } from "vitest";
+import { rethrow } from "../../test/support/manual-clock.ts";
 import { PlainListener, type PlainAddress } from "./plain-listener.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "hauberk-plain-"));
@@ -19,7 +20,13 @@ async function listen(address: PlainAddress): Promise<PlainListener> {
   const serve = (): never => {
     throw new Error("nothing connects in these tests");
   };
-  const listener = await PlainListener.open({ address, connectionsMax: 8, serve, onDropped: () => undefined });
+  const listener = await PlainListener.open({
+    address,
+    connectionsMax: 8,
+    serve,
+    onDropped: () => undefined,
+    onFault: rethrow,
+  });
   open.push(listener);
   return listener;
 }
@@ -84,6 +91,7 @@ test("connections above the limit are closed unread, and a place that was left i
       return { exchanges: 0, drain: () => socket.destroy(), destroy: () => socket.destroy() };
     },
     onDropped: () => dropped++,
+    onFault: rethrow,
   });
   open.push(listener);
   const connected = (): Promise<Socket> =>
@@ -115,6 +123,7 @@ test("close resolves when the last connection has ended", async () => {
       return { exchanges: 1, drain: () => undefined, destroy: () => socket.destroy() };
     },
     onDropped: () => undefined,
+    onFault: rethrow,
   });
   const client = connect({ host: "127.0.0.1", port: listener.port });
   client.on("error", () => undefined);

@@ -18,6 +18,8 @@ export interface PlainTerms {
   serve(socket: Socket, reads: LentReads | undefined): ServerConnection;
   /** A connection over the limit was closed unread. */
   onDropped(): void;
+  /** What serves connections threw as one was made: it is closed, and this is for the log. */
+  onFault(thrown: unknown): void;
 }
 
 /**
@@ -33,7 +35,14 @@ export class PlainListener {
   private constructor(terms: PlainTerms) {
     this.#terms = terms;
     // Half open: a client that has sent its request whole may close its side and still read the answer.
-    this.#server = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => this.#accept(socket));
+    this.#server = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
+      try {
+        this.#accept(socket);
+      } catch (thrown) {
+        this.#terms.onFault(thrown);
+        socket.destroy();
+      }
+    });
   }
 
   static async open(terms: PlainTerms): Promise<PlainListener> {
@@ -82,12 +91,24 @@ export class PlainListener {
       return;
     }
     const { socket, reads } = lendReads(accepted) ?? { socket: accepted, reads: undefined };
-    const connection = this.#terms.serve(socket, reads);
+    const connection = this.#serve(socket, reads);
+    if (connection === undefined) return;
     this.#connections.add(connection);
     socket.once("close", () => {
       this.#connections.delete(connection);
       if (this.#connections.size === 0) this.#emptied?.();
     });
+  }
+
+  #serve(socket: Socket, reads: LentReads | undefined): ServerConnection | undefined {
+    try {
+      return this.#terms.serve(socket, reads);
+    } catch (thrown) {
+      this.#terms.onFault(thrown);
+      socket.on("error", () => undefined);
+      socket.destroy();
+      return undefined;
+    }
   }
 
   #whenEmpty(then: () => void): void {

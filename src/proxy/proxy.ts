@@ -1,6 +1,6 @@
 import type { Socket } from "node:net";
 import { repeat, type Clock } from "../base/clock.ts";
-import { HauberkError, messageOf, type Refusal } from "../base/errors.ts";
+import { HauberkError, type Refusal } from "../base/errors.ts";
 import { shareOf } from "../base/ip-address.ts";
 import type { OptionValues } from "../base/options.ts";
 import { Published } from "../base/published.ts";
@@ -11,6 +11,7 @@ import type { RouteePort } from "../contract/watch.ts";
 import type { resilienceOptions } from "../resilience/options.ts";
 import { RetryBudget } from "../resilience/retry.ts";
 import type { AccessLog } from "../telemetry/access-log.ts";
+import { Faults } from "../telemetry/faults.ts";
 import type { Logger } from "../telemetry/logger.ts";
 import type { Metrics } from "../telemetry/metrics.ts";
 import { Repeats } from "../telemetry/repeats.ts";
@@ -129,14 +130,16 @@ export class Proxy {
   readonly #farewells = new Set<() => void>();
   /** What strangers cause must not fill the log. */
   readonly #refused: Repeats;
+  readonly #faults: Faults;
 
   constructor(context: ProxyContext) {
     this.#context = context;
     const { clock, log, random, options, metrics, identity, snapshot } = context;
     this.#meters = new Meters(metrics);
     this.#refused = new Repeats({ clock, everyMs: options.proxy.refusedLineMs, keysMax: refusedKeysMax });
-    this.#alarms = new Alarms(clock, (thrown) => this.#fault(thrown));
-    this.#tunnelAlarms = new Alarms(clock, (thrown) => this.#fault(thrown), coarseWheel);
+    this.#faults = new Faults({ clock, log, metrics });
+    this.#alarms = new Alarms(clock, this.#faults.task);
+    this.#tunnelAlarms = new Alarms(clock, this.#faults.task, coarseWheel);
     this.#verifier = new TokenVerifier({
       clock,
       log,
@@ -152,7 +155,7 @@ export class Proxy {
         connectMs: options.proxy.connectMs,
         identity,
         onProof: (step, refusal) => this.#proof("outbound", step, refusal),
-        onFault: (thrown) => this.#fault(thrown),
+        onFault: this.#faults.connection,
       });
     this.#upstreams = new Upstreams({
       clock,
@@ -163,6 +166,7 @@ export class Proxy {
       meters: this.#meters,
       random,
       resilience: options.resilience,
+      onFault: this.#faults.connection,
     });
     this.#outside = new OutsideHosts({
       clock,
@@ -171,7 +175,7 @@ export class Proxy {
       limits: options.proxy,
       ours: (address, port) => this.#ours(address, port),
       resolve: context.resolve,
-      onFault: (thrown) => this.#fault(thrown),
+      onFault: this.#faults.connection,
     });
     this.#outbound = this.#outboundContext();
     this.#plain = new OutboundListeners({
@@ -180,7 +184,7 @@ export class Proxy {
       options,
       outbound: this.#outbound,
       shared: context.shared,
-      onFault: (thrown) => this.#fault(thrown),
+      onFault: this.#faults.connection,
     });
     this.#inbound = this.#inboundContext();
     this.#peers = new PerPeer(() => ({ ...this.#inbound, ...this.#openInbound() }));
@@ -252,6 +256,7 @@ export class Proxy {
     for (const pool of this.#pools) pool.close(0);
     this.#outside.close(0);
     this.#refused.stop();
+    this.#faults.stop();
     this.#context.access?.flush();
   }
 
@@ -292,6 +297,7 @@ export class Proxy {
       audits: new Audits({ clock, log, meters: this.#meters, side: "outbound" }),
       noService: this.#meters.requests("outbound", ""),
       keepCode: true,
+      onFault: this.#faults.request,
     };
     return {
       ...shared,
@@ -299,7 +305,13 @@ export class Proxy {
       resilience: options.resilience,
       identity,
       snapshot,
-      discovery: new Discovery({ clock, options: options.proxy, ask, snapshot: () => snapshot.read() }),
+      discovery: new Discovery({
+        clock,
+        options: options.proxy,
+        ask,
+        snapshot: () => snapshot.read(),
+        onFault: this.#faults.task,
+      }),
       verifier: this.#verifier,
       upstreams: this.#upstreams,
       routes: new Routes({ namespace: service.namespace, trustDomain, egress }),
@@ -350,6 +362,7 @@ export class Proxy {
       audits: new Audits({ clock, log, meters: this.#meters, side: "inbound" }),
       noService: this.#meters.requests("inbound", serviceKey(service)),
       keepCode: false,
+      onFault: this.#faults.request,
       resilience: options.resilience,
       snapshot,
       verifier: this.#verifier,
@@ -358,7 +371,7 @@ export class Proxy {
       ownId: () => identity.read()?.id.text ?? "",
       ports: this.#declare(),
       budget: new RetryBudget(options.resilience),
-      standing: new StandingCalls(clock, options.proxy.drainMs),
+      standing: new StandingCalls(clock, options.proxy.drainMs, this.#faults.task),
     };
   }
 
@@ -382,7 +395,7 @@ export class Proxy {
   #poolOf({ port, protocol }: RouteePort): Http1Pool | Http2Pool | TcpDialer {
     const { clock, options, random, routee } = this.#context;
     const target = { host: routee.host, port };
-    const onFault = (thrown: unknown): void => this.#fault(thrown);
+    const onFault = this.#faults.connection;
     if (protocol === "h2")
       return new Http2Pool({ target, clock, routee: options.http1, http2: options.http2, onFault });
     if (protocol === "tcp") return new TcpDialer({ target, clock, options: options.http1, onFault });
@@ -419,6 +432,7 @@ export class Proxy {
       onConnection: (socket: Socket, peer: PeerIdentity, alpn: "h2" | "http/1.1", life: ConnectionLife) =>
         this.#serve(socket, { peer, alpn, life }),
       onProof: (step: ProofStep, refusal?: Refusal) => this.#proof("inbound", step, refusal),
+      onFault: this.#faults.connection,
       onRefused: (refusal: Refusal, remoteAddress: string) => {
         this.#meters.handshakeRefused("inbound", refusal.code);
         this.#refused.say(`${refusal.code} ${shareOf(remoteAddress)}`, (more) =>
@@ -463,14 +477,14 @@ export class Proxy {
             random,
             options: options.http2,
             onClosed: () => undefined,
-            onFault: (thrown) => this.#fault(thrown),
+            onFault: this.#faults.connection,
             proofs: of.life.proofs,
           })
         : serveHttp1(socket, facts, handler, {
             clock,
             options: options.http1,
             scheme: "https",
-            onFault: (thrown) => this.#fault(thrown),
+            onFault: this.#faults.connection,
           });
     const serial = this.#serials.get(of.life.generation) ?? "";
     this.#meters.opened("inbound", serial);
@@ -545,10 +559,6 @@ export class Proxy {
     for (const upstream of this.#upstreams.all) {
       this.#meters.budgetLeft.with(upstream.service).set(upstream.budget.left(nowMs));
     }
-  }
-
-  #fault(thrown: unknown): void {
-    this.#context.log.error("a connection failed in an unforeseen way", { because: messageOf(thrown) });
   }
 }
 

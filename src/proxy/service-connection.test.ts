@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 import { afterEach, describe, expect, test } from "vitest";
-import { ManualClock } from "../../test/support/manual-clock.ts";
+import { ManualClock, rethrow } from "../../test/support/manual-clock.ts";
 import { allow, endpoint, view } from "../../test/support/outbound.ts";
 import { refuse, type Refusal } from "../base/errors.ts";
 import type { RouteePort } from "../contract/watch.ts";
@@ -64,6 +64,7 @@ async function connection(
         serveHttp: (found) => take("http", found),
         serveTcp: (found, port) => take(`tcp ${port}`, found),
         onRefused: ({ code }) => refused.push(code),
+        onFault: rethrow,
       }),
     );
   });

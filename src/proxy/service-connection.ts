@@ -21,6 +21,8 @@ export interface ServiceTerms {
   serveTcp(use: Accepted, port: number): ServerConnection;
   /** The connection is reset without a word. */
   onRefused(refusal: Refusal): void;
+  /** Something of ours threw: the connection is closed, and this is for the log. */
+  onFault(thrown: unknown): void;
 }
 
 export interface Accepted {
@@ -60,7 +62,7 @@ class ServiceConnection implements ServerConnection {
     this.#socket = socket;
     this.#reads = reads;
     this.#terms = terms;
-    terms.find((answer) => this.#found(answer));
+    terms.find((answer) => this.#guarded(() => this.#found(answer)));
     if (this.#served === undefined && this.#unsure === undefined) this.#listen();
   }
 
@@ -110,7 +112,7 @@ class ServiceConnection implements ServerConnection {
 
   #waitForBytes(): void {
     this.#listen();
-    this.#cancel = this.#terms.clock.after(silentMs, () => this.#refuse());
+    this.#cancel = this.#terms.clock.after(silentMs, () => this.#guarded(() => this.#refuse()));
     if (this.#first !== undefined) this.#judge(this.#first);
     else this.#socket.resume();
   }
@@ -118,8 +120,27 @@ class ServiceConnection implements ServerConnection {
   readonly #read = (chunk: Buffer): void => {
     // Copied: the bytes may be lent, and are kept by whoever serves them.
     this.#first = this.#first === undefined ? Buffer.from(chunk) : Buffer.concat([this.#first, chunk]);
-    if (this.#unsure !== undefined) this.#judge(this.#first);
+    if (this.#unsure === undefined) return;
+    try {
+      this.#judge(this.#first);
+    } catch (thrown) {
+      this.#broke(thrown);
+    }
   };
+
+  #guarded(task: () => void): void {
+    try {
+      task();
+    } catch (thrown) {
+      this.#broke(thrown);
+    }
+  }
+
+  #broke(thrown: unknown): void {
+    this.#terms.onFault(thrown);
+    this.#cancel?.();
+    this.destroy("a bug");
+  }
 
   #judge(first: Buffer): void {
     const http = speaksHttp(first);
@@ -145,7 +166,7 @@ class ServiceConnection implements ServerConnection {
   }
 
   readonly #ended = (): void => {
-    if (this.#unsure !== undefined) this.#refuse();
+    if (this.#unsure !== undefined) this.#guarded(() => this.#refuse());
   };
 
   readonly #closed = (): void => {

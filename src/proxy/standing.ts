@@ -1,5 +1,5 @@
 import type { Clock } from "../base/clock.ts";
-import { inTurns, type Members } from "../transport/turns.ts";
+import { inTurns, type Members, type TurnTerms } from "../transport/turns.ts";
 import type { Snapshot } from "./snapshot.ts";
 
 /** A call that policy allowed and that is not over. */
@@ -26,11 +26,14 @@ export class StandingCalls implements Members<Standing> {
   readonly #calls: Standing[] = [];
   readonly #clock: Clock;
   readonly #graceMs: number;
+  readonly #turns: TurnTerms;
   #cancel: (() => void) | undefined = undefined;
 
-  constructor(clock: Clock, graceMs: number) {
+  /** `onFault` hears of a call that threw as it was judged; the others are judged all the same. */
+  constructor(clock: Clock, graceMs: number, onFault: (thrown: unknown) => void) {
     this.#clock = clock;
     this.#graceMs = graceMs;
+    this.#turns = { perTurn: callsPerTurn, onFault };
   }
 
   get size(): number {
@@ -64,12 +67,12 @@ export class StandingCalls implements Members<Standing> {
 
   follow(next: Snapshot, before: Snapshot): void {
     if (next.own === before.own && sameProviders(next, before)) return;
-    inTurns(this, callsPerTurn, (call) => {
+    inTurns(this, this.#turns, (call) => {
       if (call.headWritten) call.judgeAgain(false);
     });
     this.#cancel ??= this.#clock.after(this.#graceMs, () => {
       this.#cancel = undefined;
-      inTurns(this, callsPerTurn, (call) => call.judgeAgain(true));
+      inTurns(this, this.#turns, (call) => call.judgeAgain(true));
     });
   }
 

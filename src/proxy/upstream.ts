@@ -256,19 +256,28 @@ export class Upstreams {
   /** Housekeeping, every few seconds. */
   tick(nowMs: number): void {
     for (const upstream of this.#upstreams.values()) {
-      for (const endpoint of upstream.endpoints) endpoint.hop.closeIdle(nowMs);
+      for (const endpoint of upstream.endpoints) this.#guarded(() => endpoint.hop.closeIdle(nowMs));
       this.#context.meters.budgetLeft.with(upstream.service).set(upstream.budget.left(nowMs));
+    }
+  }
+
+  /** What one endpoint throws keeps no other from its turn. */
+  #guarded(task: () => void): void {
+    try {
+      task();
+    } catch (thrown) {
+      this.#context.onFault(thrown);
     }
   }
 
   /** The own certificate is another: connections with something under way go on with it. */
   renewed(): void {
-    inTurns(this.#hops(), hopsPerTurn, (hop) => hop.renewed());
+    inTurns(this.#hops(), { perTurn: hopsPerTurn, onFault: this.#context.onFault }, (hop) => hop.renewed());
   }
 
   /** The roots are others: what was made under the old ones is not used again, and goes where they no longer stand. */
   rejudge(): void {
-    for (const hop of this.#hops()) hop.rejudge();
+    for (const hop of this.#hops()) this.#guarded(() => hop.rejudge());
   }
 
   #hops(): Set<Hop> {

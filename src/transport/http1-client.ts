@@ -66,7 +66,7 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
   constructor(socket: Socket, context: Http1ClientContext) {
     this.#socket = socket;
     this.#context = context;
-    this.writer = new Http1Writer(socket);
+    this.writer = new Http1Writer(socket, context.onFault);
     const limits = {
       headBytesMax: context.options.headBytesMax,
       fieldsMax: context.options.fieldsMax,
@@ -103,11 +103,13 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
     if (text === undefined) {
       exchange.detach();
       const because = "the request's target, authority or a field cannot be written in HTTP/1.1";
-      queueMicrotask(() => {
-        // Whoever took the connection out of its idle ones gets it back unused.
-        if (this.open && this.#current === undefined) this.#context.onIdle?.();
-        events.aborted({ kind: "unprocessed", because });
-      });
+      queueMicrotask(() =>
+        this.#guarded(() => {
+          // Whoever took the connection out of its idle ones gets it back unused.
+          if (this.open && this.#current === undefined) this.#context.onIdle?.();
+          events.aborted({ kind: "unprocessed", because });
+        }),
+      );
       return exchange;
     }
     this.#current = exchange;
@@ -156,11 +158,24 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
     try {
       this.#parser.feed(chunk);
     } catch (thrown) {
-      this.#context.onFault?.(thrown);
-      this.destroy(messageOf(thrown));
+      this.#broke(thrown);
     }
     this.#reading = false;
     this.#steer();
+  }
+
+  #guarded(task: () => void): void {
+    try {
+      task();
+    } catch (thrown) {
+      this.#broke(thrown);
+    }
+  }
+
+  /** Something of ours threw: it costs this connection, not the process. */
+  #broke(thrown: unknown): void {
+    this.#context.onFault?.(thrown);
+    this.destroy(messageOf(thrown));
   }
 
   #steer(): void {
@@ -188,15 +203,19 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
     this.#parser.hold();
     this.#cancelDrain?.();
     this.#lose({ kind: this.#lossKind(), because: this.#because });
-    this.#context.onClosed?.(this.#because);
+    this.#guarded(() => this.#context.onClosed?.(this.#because));
   }
 
   #drained(): void {
     const current = this.#current;
-    if (current?.tunnel !== undefined) return current.tunnel.drained();
-    if (current === undefined || !current.waiting) return;
-    current.waiting = false;
-    current.events.drained();
+    try {
+      if (current?.tunnel !== undefined) return current.tunnel.drained();
+      if (current === undefined || !current.waiting) return;
+      current.waiting = false;
+      current.events.drained();
+    } catch (thrown) {
+      this.#broke(thrown);
+    }
   }
 
   /** Whether the other side can have seen anything of the request (DESIGN, section 8). */
@@ -216,7 +235,11 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
     if (current === undefined) return;
     this.#current = undefined;
     current.detach();
-    current.events.aborted(loss);
+    try {
+      current.events.aborted(loss);
+    } catch (thrown) {
+      this.#context.onFault?.(thrown); // It is over in any case, and so is what called this.
+    }
   }
 
   // What the parser says

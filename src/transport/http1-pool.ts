@@ -67,7 +67,7 @@ export class Http1Pool implements Ticking {
       const exchange = this.#requestNow(head, end, events);
       if (exchange !== undefined) return exchange;
     }
-    const waiting = new WaitingExchange(this.#waiting, { head, bodyless: end, events });
+    const waiting = new WaitingExchange(this.#waiting, { head, bodyless: end, events, onFault: this.#context.onFault });
     if (this.#closed) return waiting.failSoon("the pool is closed");
     const { routeeConnectionsMax, routeeQueueMax } = this.#context.options;
     const queued = this.#waiting.size - this.#dialling.size;
@@ -95,6 +95,10 @@ export class Http1Pool implements Ticking {
       this.#idle.shift()?.connection.destroy("idle for too long");
   }
 
+  broke(thrown: unknown): void {
+    this.#context.onFault?.(thrown);
+  }
+
   #requestNow(head: RequestHead, end: boolean, events: ResponseEvents): ClientExchange | undefined {
     for (let member = this.#idle.pop(); member !== undefined; member = this.#idle.pop()) {
       const exchange = member.connection.request(head, end, events);
@@ -104,11 +108,11 @@ export class Http1Pool implements Ticking {
   }
 
   #dial(): void {
-    const { target, clock, options } = this.#context;
+    const { target, clock, options, onFault } = this.#context;
     const begun = this.#asked;
     const socket: Socket = dialRoutee(
       target,
-      { clock, connectMs: options.routeeConnectMs },
+      { clock, connectMs: options.routeeConnectMs, onFault },
       {
         connected: (connected, reads) => {
           this.#dialling.delete(socket);

@@ -92,7 +92,7 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
     this.facts = facts;
     this.#handler = handler;
     this.#context = context;
-    this.writer = new Http1Writer(socket);
+    this.writer = new Http1Writer(socket, context.onFault);
     const limits = {
       headBytesMax: context.options.headBytesMax,
       fieldsMax: context.options.fieldsMax,
@@ -108,7 +108,7 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
       context.reads.to((lent) => this.#readLent(lent));
       socket.resume(); // Nobody hears "data", and the end is to be heard all the same.
     }
-    socket.on("end", () => this.#ended());
+    socket.on("end", () => this.#guarded(() => this.#ended()));
     socket.on("drain", () => this.#drained());
     // `close` follows every error, and says what there is to say.
     socket.on("error", () => undefined);
@@ -159,9 +159,22 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
       if (chunk === undefined) tunnel.readEnded();
       else tunnel.read(chunk, this.#lent);
     } catch (thrown) {
-      this.#context.onFault?.(thrown);
-      this.destroy(messageOf(thrown));
+      this.broke(thrown);
     }
+  }
+
+  #guarded(task: () => void): void {
+    try {
+      task();
+    } catch (thrown) {
+      this.broke(thrown);
+    }
+  }
+
+  /** Something of ours threw: it costs this connection, not the process. */
+  broke(thrown: unknown): void {
+    this.#context.onFault?.(thrown);
+    this.destroy(messageOf(thrown));
   }
 
   #readLent(lent: Buffer): void {
@@ -176,16 +189,18 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
     try {
       taken = this.#parser.feed(chunk);
     } catch (thrown) {
-      // Somebody who was told of the body threw: that is a bug, and costs this connection, not the process.
-      this.#context.onFault?.(thrown);
-      this.destroy(messageOf(thrown));
+      this.broke(thrown); // Somebody who was told of the body did.
     }
     this.#reading = false;
     if (taken < chunk.length && !this.#closing) {
       const rest = taken === 0 ? chunk : chunk.subarray(taken);
       this.#rest = this.#lent ? Buffer.from(rest) : rest;
     }
-    this.#settle();
+    try {
+      this.#settle();
+    } catch (thrown) {
+      this.broke(thrown);
+    }
   }
 
   /** After each read: what was answered leaves, reading stops or goes on, deadlines are set. */
@@ -236,10 +251,14 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
 
   #drained(): void {
     const current = this.#current;
-    if (current?.tunnel !== undefined) return current.tunnel.drained();
-    if (current === undefined || !current.waiting) return;
-    current.waiting = false;
-    current.events?.drained();
+    try {
+      if (current?.tunnel !== undefined) return current.tunnel.drained();
+      if (current === undefined || !current.waiting) return;
+      current.waiting = false;
+      current.events?.drained();
+    } catch (thrown) {
+      this.broke(thrown);
+    }
   }
 
   #lose(loss: Loss): void {
@@ -248,7 +267,11 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
     this.#current = undefined;
     this.#tunnel = undefined;
     current.detach();
-    current.events?.aborted(loss);
+    try {
+      current.events?.aborted(loss);
+    } catch (thrown) {
+      this.#context.onFault?.(thrown); // It is over in any case, and so is what called this.
+    }
   }
 
   // What the parser says
@@ -358,16 +381,18 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
       },
     });
     // Whoever answers is through with that before it hears of bytes that came early.
-    queueMicrotask(() => {
-      if (this.#current !== exchange) return;
-      this.#tunnel = tunnel;
-      const early = this.#rest;
-      this.#rest = undefined;
-      tunnel.start();
-      if (early !== undefined) this.#tunnelRead(tunnel, early);
-      if (this.#endedEarly) this.#tunnelRead(tunnel, undefined);
-    });
+    queueMicrotask(() => this.#guarded(() => this.#startTunnel(exchange, tunnel)));
     return tunnel;
+  }
+
+  #startTunnel(exchange: Http1ServerExchange, tunnel: Http1Tunnel): void {
+    if (this.#current !== exchange) return;
+    this.#tunnel = tunnel;
+    const early = this.#rest;
+    this.#rest = undefined;
+    tunnel.start();
+    if (early !== undefined) this.#tunnelRead(tunnel, early);
+    if (this.#endedEarly) this.#tunnelRead(tunnel, undefined);
   }
 
   answering(): void {

@@ -3,6 +3,8 @@ import { repeat, type Clock } from "../base/clock.ts";
 /** Something that looks at its own deadlines twice a second. */
 export interface Ticking {
   tick(nowMs: number): void;
+  /** Its `tick` threw: it says so, and ends what it looks after. The others are looked at all the same. */
+  broke(thrown: unknown): void;
 }
 
 /** How late a deadline may be noticed; half a second of ten is nothing, and a timer per request would be something. */
@@ -46,9 +48,26 @@ export class Ticker {
 
   #tick(): void {
     this.#nowMs = this.#clock.monotonicMs();
-    for (const member of this.#members) member.tick(this.#nowMs);
-    if (this.#members.size > 0) return;
-    this.#cancel?.();
-    this.#cancel = undefined;
+    let failed: { readonly thrown: unknown } | undefined;
+    for (const member of this.#members) {
+      try {
+        this.#look(member);
+      } catch (thrown) {
+        failed ??= { thrown };
+      }
+    }
+    if (this.#members.size === 0) {
+      this.#cancel?.();
+      this.#cancel = undefined;
+    }
+    if (failed !== undefined) throw failed.thrown;
+  }
+
+  #look(member: Ticking): void {
+    try {
+      member.tick(this.#nowMs);
+    } catch (thrown) {
+      member.broke(thrown);
+    }
   }
 }

@@ -14,7 +14,13 @@ function flushPlanned(): void {
   isPlanned = false;
   const writers = planned;
   planned = [];
-  for (const writer of writers) writer.flush();
+  for (const writer of writers) {
+    try {
+      writer.flush();
+    } catch (thrown) {
+      writer.broke(thrown); // The other sockets of this turn wait behind it.
+    }
+  }
 }
 
 /** Gathers what one turn of the event loop produces for a socket, and writes it at once. */
@@ -23,6 +29,7 @@ export class Http1Writer {
   flushes = 0;
   lastFlushBytes = 0;
   readonly #socket: Socket;
+  readonly #onFault: ((thrown: unknown) => void) | undefined;
   // What is pending, in this order: whole parts, what was copied into the segment since, and text behind it.
   #parts: (string | Buffer)[] = [];
   #segment: Buffer | undefined = undefined;
@@ -34,8 +41,15 @@ export class Http1Writer {
   #lent: Buffer[] = [];
   #planned = false;
 
-  constructor(socket: Socket) {
+  /** `onFault` hears where a flush at the end of a turn threw, which ends the socket: for the log. */
+  constructor(socket: Socket, onFault?: (thrown: unknown) => void) {
     this.#socket = socket;
+    this.#onFault = onFault;
+  }
+
+  broke(thrown: unknown): void {
+    this.#onFault?.(thrown);
+    this.#socket.destroy();
   }
 
   /** latin1. */

@@ -69,7 +69,7 @@ export class Http2Pool implements Ticking {
       const exchange = this.#ready()?.connection.request(head, end, events);
       if (exchange !== undefined) return exchange;
     }
-    const waiting = new WaitingExchange(this.#waiting, { head, bodyless: end, events });
+    const waiting = new WaitingExchange(this.#waiting, { head, bodyless: end, events, onFault: this.#context.onFault });
     if (this.#closed) return waiting.failSoon("the pool is closed");
     // What waits for the connection that is being made will mostly have a place on it.
     const { routee, http2 } = this.#context;
@@ -98,6 +98,10 @@ export class Http2Pool implements Ticking {
     if (this.#waiting.size > 0) this.#serve();
   }
 
+  broke(thrown: unknown): void {
+    this.#context.onFault?.(thrown);
+  }
+
   #idleUntil(): number {
     return this.#ticker.deadline(this.#context.routee.routeeIdleMs);
   }
@@ -119,8 +123,8 @@ export class Http2Pool implements Ticking {
 
   #dial(): void {
     if (this.#dialling !== undefined || !this.#mayDial()) return;
-    const { target, clock, routee } = this.#context;
-    const terms = { clock, connectMs: routee.routeeConnectMs };
+    const { target, clock, routee, onFault } = this.#context;
+    const terms = { clock, connectMs: routee.routeeConnectMs, onFault };
     this.#dialling = dialRoutee(target, terms, {
       connected: (socket, reads) => this.#greet(socket, reads),
       failed: (because) => this.#dialFailed(because),
@@ -143,20 +147,25 @@ export class Http2Pool implements Ticking {
       onGoaway: () => this.#serveSoon(),
       onFreed: () => this.#serveSoon(),
       onFault,
-    }).then(
-      (connection) => {
-        this.#dialling = undefined;
-        if (over) return this.#serveSoon();
-        member = { connection, idleUntilMs: this.#idleUntil() };
-        this.#members.push(member);
-        if (this.#closed) connection.drain(0);
-        else this.#serve();
-      },
-      (thrown: unknown) => {
+    })
+      .then(
+        (connection) => {
+          this.#dialling = undefined;
+          if (over) return this.#serveSoon();
+          member = { connection, idleUntilMs: this.#idleUntil() };
+          this.#members.push(member);
+          if (this.#closed) connection.drain(0);
+          else this.#serve();
+        },
+        (thrown: unknown) => {
+          socket.destroy();
+          this.#dialFailed(messageOf(thrown));
+        },
+      )
+      .catch((thrown: unknown) => {
+        this.broke(thrown);
         socket.destroy();
-        this.#dialFailed(messageOf(thrown));
-      },
-    );
+      });
   }
 
   #gone(member: Member): void {
@@ -184,7 +193,11 @@ export class Http2Pool implements Ticking {
     this.#serving = true;
     queueMicrotask(() => {
       this.#serving = false;
-      this.#serve();
+      try {
+        this.#serve();
+      } catch (thrown) {
+        this.broke(thrown);
+      }
     });
   }
 
@@ -194,7 +207,11 @@ export class Http2Pool implements Ticking {
       const member = this.#ready();
       if (member === undefined) return this.#dial();
       this.#waiting.delete(waiting);
-      waiting.start(member.connection);
+      try {
+        waiting.start(member.connection);
+      } catch (thrown) {
+        this.broke(thrown); // It has been told; the others have waited as long.
+      }
     }
   }
 }

@@ -96,7 +96,22 @@ class PlainServer implements ServerConnection, Ticking {
     this.#socket.destroySoon();
   }
 
+  broke(thrown: unknown): void {
+    this.#context.onFault?.(thrown);
+    this.#leave();
+    this.#socket.on("error", ignore);
+    this.#socket.destroy();
+  }
+
   readonly #read = (chunk: Buffer): void => {
+    try {
+      this.#judge(chunk);
+    } catch (thrown) {
+      this.broke(thrown);
+    }
+  };
+
+  #judge(chunk: Buffer): void {
     // Copied: the bytes may be lent, and are kept by whoever serves them.
     const first = this.#first.length === 0 ? Buffer.from(chunk) : Buffer.concat([this.#first, chunk]);
     const protocol = sniffProtocol(first);
@@ -108,7 +123,7 @@ class PlainServer implements ServerConnection, Ticking {
     }
     if (this.#first.length === 0) this.#deadlineMs = this.#ticker.deadline(this.#context.http1.headersMs);
     this.#first = first;
-  };
+  }
 
   #serve(protocol: ConnectionFacts["protocol"], first: Buffer): void {
     const { clock, random, http1, http2, reads, onFault } = this.#context;

@@ -19,12 +19,15 @@ export interface RouteeDialEvents {
   failed(because: string): void;
 }
 
+export interface RouteeDialTerms {
+  readonly clock: Clock;
+  readonly connectMs: number;
+  /** Whoever was told threw: the socket is closed, and this is for the log. */
+  readonly onFault?: ((thrown: unknown) => void) | undefined;
+}
+
 /** Connects to a routee with lent reads; destroying what it returns fails the dial. */
-export function dialRoutee(
-  target: RouteeTarget,
-  terms: { readonly clock: Clock; readonly connectMs: number },
-  events: RouteeDialEvents,
-): Socket {
+export function dialRoutee(target: RouteeTarget, terms: RouteeDialTerms, events: RouteeDialEvents): Socket {
   const reads = new LentReads();
   const { onread } = reads;
   const socket =
@@ -36,15 +39,25 @@ export function dialRoutee(
   };
   const onClose = (): void => {
     cancel();
-    events.failed(because);
+    guarded(() => events.failed(because));
+  };
+  const guarded = (task: () => void): void => {
+    try {
+      task();
+    } catch (thrown) {
+      terms.onFault?.(thrown);
+      socket.destroy();
+    }
   };
   socket.once("error", onError);
   socket.once("close", onClose);
   socket.once("connect", () => {
     cancel();
     socket.off("close", onClose);
-    events.connected(socket, reads);
-    socket.off("error", onError); // The connection has its own by now.
+    guarded(() => {
+      events.connected(socket, reads);
+      socket.off("error", onError); // The connection has its own by now.
+    });
   });
   return socket;
 }

@@ -130,7 +130,7 @@ class TcpExchange implements ClientExchange {
       return;
     }
     const tunnel = new Http1Tunnel(socket, this.#events, {
-      writer: new Http1Writer(socket),
+      writer: new Http1Writer(socket, this.#context.onFault),
       windowBytes: this.#context.options.windowBytes,
       onOver: () => this.#finish(),
     });

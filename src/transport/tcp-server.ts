@@ -106,7 +106,7 @@ class TcpServer implements ServerConnection, ServerExchange {
       return;
     }
     const tunnel = new Http1Tunnel(this.#socket, this.#events, {
-      writer: new Http1Writer(this.#socket),
+      writer: new Http1Writer(this.#socket, this.#context.onFault),
       windowBytes: this.#context.options.windowBytes,
       onOver: () => {
         this.#over = true;
@@ -167,6 +167,17 @@ class TcpServer implements ServerConnection, ServerExchange {
     resetSocket(this.#socket);
   }
 
+  /** Whoever throws as it is told of the end has nothing left that could be ended. */
+  #lose(because: string): void {
+    const events = this.#events;
+    this.#events = deaf;
+    try {
+      events.aborted({ kind: "lost", because });
+    } catch (thrown) {
+      this.#context.onFault?.(thrown);
+    }
+  }
+
   #guarded(task: () => void): void {
     try {
       task();
@@ -174,7 +185,7 @@ class TcpServer implements ServerConnection, ServerExchange {
       this.#context.onFault?.(thrown);
       this.#over = true;
       this.#socket.destroy();
-      this.#events.aborted({ kind: "lost", because: `a bug: ${messageOf(thrown)}` });
+      this.#lose(`a bug: ${messageOf(thrown)}`);
     }
   }
 }

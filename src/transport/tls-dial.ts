@@ -30,6 +30,8 @@ export interface MutualTlsCall {
   /** What this side shows and trusts at that time, for proofs of renewed certificates; `identity` by default. */
   readonly current?: () => TlsIdentity | undefined;
   readonly onProof?: OnProof;
+  /** Something of ours threw: the connection ends, and this is for the log. */
+  readonly onFault?: ((thrown: unknown) => void) | undefined;
   /** What the socket reads with, in place of buffers of its own. */
   readonly reads?: LentReads;
 }
@@ -115,6 +117,7 @@ function judge(socket: TLSSocket, call: MutualTlsCall): TLSSocket | Refusal {
     leadMs: call.expiryLeadMs ?? tlsOptions.expiryLeadMs.default,
     current: call.current ?? (() => identity),
     onProof: call.onProof,
+    onFault: call.onFault,
     onEnding: (withinMs) => call.onEnding?.(withinMs),
   });
   tenures.set(socket, tenure);

@@ -22,6 +22,8 @@ export interface LifeTerms {
   /** Asks to drain within so many milliseconds. Called once per end. */
   onEnding(withinMs: number): void;
   onEnd(): void;
+  /** A look at it threw: it ends, and this is for the log. */
+  readonly onFault?: ((thrown: unknown) => void) | undefined;
 }
 
 /**
@@ -79,6 +81,12 @@ class LimitedLife implements Life, Ticking {
       this.#endingAtMs = Infinity;
       this.#terms.onEnding(this.#endsAtMs - tickMs - nowMs);
     }
+  }
+
+  broke(thrown: unknown): void {
+    this.#terms.onFault?.(thrown);
+    this.cancel();
+    this.#terms.onEnd();
   }
 
   #plan(): void {

@@ -38,6 +38,8 @@ export interface MutualTlsTerms {
   onRefused(refusal: Refusal, remoteAddress: string): void;
   /** What became of proofs of renewed certificates on accepted connections. */
   readonly onProof?: OnProof;
+  /** Something of ours threw: it cost one connection, and this is for the log. */
+  readonly onFault?: ((thrown: unknown) => void) | undefined;
 }
 
 /** How long an accepted connection may live. */
@@ -115,10 +117,12 @@ class MutualTlsListener implements Listener {
     const { tlsConnectionsMax, handshakesPerAddressMax } = terms.options;
     this.#server.maxConnections = tlsConnectionsMax;
     this.#handshakes = new Handshakes(Math.min(handshakesPerAddressMax, Math.ceil(tlsConnectionsMax / 2)));
-    this.#server.on("connection", (socket: Socket) => this.#accepted(socket));
-    this.#server.on("secureConnection", (socket: TLSSocket) => this.#connected(socket));
-    this.#server.on("tlsClientError", (error: NodeJS.ErrnoException, socket: TLSSocket) => this.#failed(error, socket));
-    this.#server.on("drop", (data) => this.#dropped(data?.remoteAddress));
+    this.#server.on("connection", (socket: Socket) => this.#guarded(socket, () => this.#accepted(socket)));
+    this.#server.on("secureConnection", (socket: TLSSocket) => this.#guarded(socket, () => this.#connected(socket)));
+    this.#server.on("tlsClientError", (error: NodeJS.ErrnoException, socket: TLSSocket) =>
+      this.#guarded(socket, () => this.#failed(error, socket)),
+    );
+    this.#server.on("drop", (data) => this.#guarded(undefined, () => this.#dropped(data?.remoteAddress)));
   }
 
   async listen(): Promise<void> {
@@ -134,7 +138,9 @@ class MutualTlsListener implements Listener {
     });
     this.#server.removeAllListeners("error");
     // Later ones are of accepting (no file descriptors left): the connection is lost, the listener stays.
-    this.#server.on("error", (error: Error) => this.#terms.onRefused(cannotAccept(error.message), ""));
+    this.#server.on("error", (error: Error) =>
+      this.#guarded(undefined, () => this.#terms.onRefused(cannotAccept(error.message), "")),
+    );
   }
 
   get port(): number {
@@ -150,15 +156,19 @@ class MutualTlsListener implements Listener {
   }
 
   drainWhere(holds: (peer: PeerIdentity, generation: number) => boolean, withinMs = drainWithinMs): void {
-    for (const member of this.#members) if (holds(member.peer, member.generation)) member.tenure.drain(withinMs);
+    this.#each((member) => {
+      if (holds(member.peer, member.generation)) member.tenure.drain(withinMs);
+    });
   }
 
   retireWhere(holds: (peer: PeerIdentity, generation: number) => boolean): void {
-    for (const member of this.#members) if (holds(member.peer, member.generation)) member.tenure.retire();
+    this.#each((member) => {
+      if (holds(member.peer, member.generation)) member.tenure.retire();
+    });
   }
 
   rejudge(withinMs = drainWithinMs): void {
-    inTurns(this.#members, membersPerTurn, (member) => member.tenure.rejudge(withinMs));
+    this.#inTurns((member) => member.tenure.rejudge(withinMs));
   }
 
   close(withinMs = 0): Promise<void> {
@@ -173,7 +183,27 @@ class MutualTlsListener implements Listener {
   #swap(identity: TlsIdentity): void {
     this.#remember(identity);
     this.#server.setSecureContext(secureContextOptions(identity));
-    inTurns(this.#members, membersPerTurn, (member) => member.tenure.renewed());
+    this.#inTurns((member) => member.tenure.renewed());
+  }
+
+  #inTurns(task: (member: Member) => void): void {
+    inTurns(this.#members, { perTurn: membersPerTurn, onFault: (thrown) => this.#terms.onFault?.(thrown) }, (member) =>
+      this.#guarded(member, () => task(member)),
+    );
+  }
+
+  #each(task: (member: Member) => void): void {
+    for (const member of this.#members) this.#guarded(member, () => task(member));
+  }
+
+  /** What throws here costs one connection: a server's events have nobody else who would catch it. */
+  #guarded(connection: { destroy(): void } | undefined, task: () => void): void {
+    try {
+      task();
+    } catch (thrown) {
+      this.#terms.onFault?.(thrown);
+      connection?.destroy();
+    }
   }
 
   #remember(identity: TlsIdentity): void {
@@ -216,12 +246,13 @@ class MutualTlsListener implements Listener {
       const carried = this.#terms.onConnection(socket, peer, alpn, member);
       if (carried !== undefined) member.tenure.carries(carried);
     } catch (thrown) {
+      this.#terms.onFault?.(thrown);
       this.#refuse(socket, cannotAccept(messageOf(thrown)), remoteAddress);
     }
   }
 
   #admit(socket: TLSSocket, peer: ProvenPeer, own: OwnCertificate): Member {
-    const { identity, trustDomain, clock, options, onProof } = this.#terms;
+    const { identity, trustDomain, clock, options, onProof, onFault } = this.#terms;
     const tenure = new Tenure(socket, {
       role: "server",
       peer,
@@ -231,6 +262,7 @@ class MutualTlsListener implements Listener {
       leadMs: options.expiryLeadMs,
       current: () => identity.read(),
       onProof,
+      onFault,
     });
     const member = new Member(tenure, own.generation);
     this.#members.add(member);
@@ -300,6 +332,10 @@ class Member implements ConnectionLife {
 
   get proofs(): ProofExchange {
     return this.tenure.proofs;
+  }
+
+  destroy(): void {
+    this.tenure.drain(0);
   }
 }
 

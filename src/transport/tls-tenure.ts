@@ -34,6 +34,8 @@ export interface TenureTerms {
   /** What this side shows and trusts now; undefined where it has no valid certificate. */
   current(): TlsIdentity | undefined;
   readonly onProof?: OnProof | undefined;
+  /** Something of ours threw: the connection ends, and this is for the log. */
+  readonly onFault?: ((thrown: unknown) => void) | undefined;
   /** The end is near, and the connection takes nothing new from now on; it may still move. */
   onEnding?(withinMs: number): void;
 }
@@ -72,6 +74,7 @@ export class Tenure {
       leadMs,
       onEnding: (withinMs) => this.#ending(withinMs),
       onEnd: () => socket.destroy(),
+      onFault: terms.onFault,
     });
     this.proofs = new InBandProof({
       role,

@@ -1,3 +1,4 @@
+import { messageOf } from "../base/errors.ts";
 import type { Fields, RequestHead } from "../http/message.ts";
 import type { ClientConnection, ClientExchange, Loss, ResponseEvents } from "./exchange.ts";
 
@@ -5,6 +6,8 @@ interface Wish {
   readonly head: RequestHead;
   readonly bodyless: boolean;
   readonly events: ResponseEvents;
+  /** Whoever waited threw as it was told: for the log. */
+  readonly onFault: ((thrown: unknown) => void) | undefined;
 }
 
 /** A request that has no connection yet: it holds what is written meanwhile, and says after the first chunk to wait. */
@@ -28,6 +31,16 @@ export class WaitingExchange implements ClientExchange {
   /** False: this request wants no connection any more, or this connection takes none. */
   start(connection: ClientConnection): boolean {
     if (this.#over) return false;
+    try {
+      return this.#start(connection);
+    } catch (thrown) {
+      // What becomes of the connection is for its owner to say; who waited hears that nothing will come.
+      this.fail({ kind: "lost", because: `a bug: ${messageOf(thrown)}` });
+      throw thrown;
+    }
+  }
+
+  #start(connection: ClientConnection): boolean {
     const { head, bodyless, events } = this.#wish;
     const exchange = connection.request(head, bodyless, events);
     if (exchange === undefined) {
@@ -48,7 +61,11 @@ export class WaitingExchange implements ClientExchange {
     if (this.#over) return;
     this.#over = true;
     this.#chunks = [];
-    this.#wish.events.aborted(loss);
+    try {
+      this.#wish.events.aborted(loss);
+    } catch (thrown) {
+      this.#wish.onFault?.(thrown); // The others that wait are told all the same.
+    }
   }
 
   /** Whoever asks has its exchange in hand before it hears that nothing came of it. */

@@ -123,9 +123,12 @@ export function outboundBench(
     /** What may be called outside of the mesh, and how it is found. */
     egress?: readonly string[];
     hosts?: EgressContext["hosts"];
+    /** What hears of our own bugs; thrown on by default, so that a test fails of them. */
+    onFault?: (thrown: unknown) => void;
   } = {},
 ): OutboundBench {
   const clock = new ManualClock();
+  const onFault = use.onFault ?? rethrow;
   const random = new SeededRandom(use.seed ?? 1);
   const options = { ...defaultsOf(proxyOptions), ...use.options };
   const resilience = { ...defaultsOf(resilienceOptions), ...use.resilience };
@@ -158,10 +161,11 @@ export function outboundBench(
       return use.fetch === undefined ? Promise.reject(new Error("no network in this test")) : use.fetch(uri);
     },
   });
-  const upstreams = new Upstreams({ clock, log: silent, options, identity, dial, meters, random, resilience });
+  const upstreams = new Upstreams({ clock, log: silent, options, identity, dial, meters, random, resilience, onFault });
   const discovery = new Discovery({
     clock,
     options,
+    onFault,
     snapshot: () => snapshot.read(),
     ask: (service) => {
       touched.push(`ask ${service}`);
@@ -187,6 +191,7 @@ export function outboundBench(
     audits: new Audits({ clock, log: silent, meters, side: "outbound" }),
     noService: meters.requests("outbound", ""),
     keepCode: true,
+    onFault,
   };
   const context: OutboundContext = {
     ...shared,
