@@ -1,5 +1,5 @@
 import { createPrivateKey, generateKeyPairSync, type KeyObject } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { PeerCertificate } from "node:tls";
 import { Agent, request } from "undici";
@@ -12,7 +12,7 @@ import { fromPem, toPem } from "../x509/pem.ts";
 import type { Input } from "./command.ts";
 import { readConfig, splitAddress } from "./config.ts";
 import { requireHome, type Home } from "./home.ts";
-import { systemClock } from "./system.ts";
+import { systemClock, systemRandom } from "./system.ts";
 
 /** Answers are bounded: a page of the largest list is far below. */
 const answerMaxBytes = 16 * 1024 * 1024;
@@ -204,9 +204,16 @@ export function writeAdmin(
   return file;
 }
 
+/** Under a name of its own until it is whole: two commands may renew at the same moment, and the later one counts. */
 function replace(file: string, text: string): void {
-  writeFileSync(`${file}.new`, text, { mode: 0o600, flush: true });
-  renameSync(`${file}.new`, file);
+  const beside = `${file}.${process.pid}-${systemRandom.bytes(6).toString("hex")}.new`;
+  try {
+    writeFileSync(beside, text, { mode: 0o600, flag: "wx", flush: true });
+    renameSync(beside, file);
+  } catch (thrown) {
+    rmSync(beside, { force: true });
+    throw thrown;
+  }
 }
 
 function readAdmin(home: Home, named: string | undefined): AdminIdentity {

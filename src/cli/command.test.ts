@@ -84,10 +84,23 @@ test("too many words and too few are refused", () => {
 });
 
 test("a program without -- before it is told where -- belongs", () => {
-  const word = refusalOf(() => read(["home", "node", "app.js"]));
-  expect(word.message).toContain('"node" stands where no word belongs, and -- is missing');
-  expect(word.hint).toBe("Write hauberk walk [PLACE] -- PROGRAM");
-  expect(refusalOf(() => read(["home", "curl", "-X", "GET"])).hint).toContain("stand after --");
+  const place = { hint: "Put -- before it: hauberk walk … -- curl …" };
+  for (const args of [
+    ["home", "curl", "http://orders/"],
+    // Flags of the program that are ours too, ours with another meaning, and nobody's.
+    ["home", "--speed", "5", "curl", "-k", "6"],
+    ["home", "curl", "-k"],
+    ["home", "curl", "-X", "GET"],
+  ]) {
+    const refusal = refusalOf(() => read(args));
+    expect(refusal.message).toBe(
+      'Cannot run this command: -- is missing before the program, which seems to begin with "curl"',
+    );
+    expect(refusal).toMatchObject(place);
+  }
+  const secret = refusalOf(() => read(["home", "eyJhbGciOiJFUzI1NiIsInR5cCI6"]));
+  expect(`${secret.message} ${secret.hint}`).not.toContain("eyJ");
+  expect(refusalOf(() => read(["--sped", "5", "home", "curl"])).message).toContain("--sped");
 });
 
 test("no name of a flag reaches what every object has", () => {

@@ -60,13 +60,14 @@ export function readInput(
   const own = split < 0 ? args : args.slice(0, split);
   const program = split < 0 ? [] : args.slice(split + 1);
   const hint = `See hauberk ${command.name} --help${command.program === true && split < 0 ? "; the program and its own flags stand after --" : ""}`;
+  if (command.program === true && split < 0) refuseWithoutDashes(command, own);
   const { values, positionals } = parse(command, own, hint);
   const [least, most] = command.words;
   if (positionals.length < least || positionals.length > most) {
     throw usageError(
       positionals.length < least
         ? `${command.usage.split(" ")[positionals.length] ?? "a word"} is missing`
-        : `${shownWord(positionals[most])} stands where no word belongs${command.program === true && split < 0 ? ", and -- is missing before the program" : ""}`,
+        : `${shownWord(positionals[most])} stands where no word belongs`,
       `Write hauberk ${command.name} ${command.usage}`.trimEnd(),
     );
   }
@@ -80,12 +81,31 @@ export function readInput(
   };
 }
 
-function parse(
-  command: Command,
-  args: readonly string[],
-  hint: string,
-): { values: Record<string, string[]>; positionals: string[] } {
-  const options: Record<string, { type: "string" | "boolean"; multiple: boolean; short?: string }> = {};
+/** A program that stands without -- before it: its own flags would be taken for ours, and the refusal would blame those. */
+function refuseWithoutDashes(command: Command, args: readonly string[]): void {
+  const { tokens } = parseArgs({
+    args: [...args],
+    options: optionsOf(command),
+    allowPositionals: true,
+    strict: false,
+    tokens: true,
+  });
+  let words = 0;
+  for (const token of tokens) {
+    // What follows a flag that nobody knows may be its value.
+    if (token.kind === "option" && !Object.hasOwn(command.flags, token.name)) return;
+    if (token.kind !== "positional" || ++words <= command.words[1]) continue;
+    throw usageError(
+      `-- is missing before the program, which seems to begin with ${shownWord(token.value)}`,
+      `Put -- before it: hauberk ${command.name} … -- ${token.value.length > 20 ? "PROGRAM" : token.value} …`,
+    );
+  }
+}
+
+type ParseOptions = Record<string, { type: "string" | "boolean"; multiple: boolean; short?: string }>;
+
+function optionsOf(command: Command): ParseOptions {
+  const options: ParseOptions = {};
   for (const [name, flag] of Object.entries(command.flags)) {
     options[name] = {
       type: flag.value === undefined ? "boolean" : "string",
@@ -93,8 +113,16 @@ function parse(
       ...(flag.short === undefined ? {} : { short: flag.short }),
     };
   }
+  return options;
+}
+
+function parse(
+  command: Command,
+  args: readonly string[],
+  hint: string,
+): { values: Record<string, string[]>; positionals: string[] } {
   try {
-    const parsed = parseArgs({ args: [...args], options, allowPositionals: true, strict: true });
+    const parsed = parseArgs({ args: [...args], options: optionsOf(command), allowPositionals: true, strict: true });
     const values: Record<string, string[]> = {};
     for (const [name, value] of Object.entries(parsed.values)) {
       values[name] = (Array.isArray(value) ? value : [value]).map(String);

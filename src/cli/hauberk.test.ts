@@ -65,6 +65,22 @@ test("the first word of a family names the family", async () => {
   expect((await start(["policy"])).err).toContain('"policy" needs one of apply, test, explain');
 });
 
+test.each([
+  [["certs", "lst"], "certs list"],
+  [["policy", "aply", "policies"], "policy apply"],
+  [["admin", "isue", "alice"], "admin issue"],
+])("a second word that is nearly right is answered with the command that was meant: %j", async (args, meant) => {
+  const { code, err } = await start(args);
+  expect(code).toBe(2);
+  expect(err).toContain(`"${args[1]}" is no command of "${args[0]}"`);
+  expect(err).toContain(`hint: Did you mean hauberk ${meant}? See hauberk ${args[0]} --help`);
+});
+
+test("a second word that is nowhere near is answered with the family", async () => {
+  const { err } = await start(["policy", "frobnicate", "x"]);
+  expect(err).toMatch(/which has apply, test, explain.*\nhint: See hauberk policy --help/);
+});
+
 test("every command shows its help without doing anything", async () => {
   const { code, out } = await start(["policy", "explain", "--help"]);
   expect(code).toBe(0);

@@ -31,7 +31,7 @@ async function dispatch(argv: readonly string[], terminal: Terminal): Promise<nu
   const command = find(argv);
   if (command === undefined) {
     const family = familyOf(first);
-    if (family.length === 0 || !(argv[1] === "--help" || argv[1] === "-h")) throw unknownCommand(first, family);
+    if (family.length === 0 || !(argv[1] === "--help" || argv[1] === "-h")) throw unknownCommand(argv, family);
     terminal.out(`Commands:\n${list(family)}`);
     return exits.done;
   }
@@ -54,11 +54,15 @@ function familyOf(first: string): readonly Command[] {
   return commands.filter((command) => command.name.startsWith(`${first} `));
 }
 
-function unknownCommand(first: string, family: readonly Command[]): HauberkError {
+function unknownCommand([first = "", second]: readonly string[], family: readonly Command[]): HauberkError {
+  const members = family.map((command) => command.name.split(" ")[1] ?? "");
+  if (family.length > 0 && (second === undefined || second.startsWith("-")))
+    return usageError(`"${first}" needs one of ${members.join(", ")}`, `See hauberk ${first} --help`);
   if (family.length > 0) {
+    const nearly = suggest(second ?? "", members);
     return usageError(
-      `"${first}" needs one of ${family.map((command) => command.name.split(" ")[1]).join(", ")}`,
-      `See hauberk ${first} --help`,
+      `${shownWord(second)} is no command of "${first}", which has ${members.join(", ")}`,
+      `${nearly === undefined ? "" : `Did you mean hauberk ${first} ${nearly}? `}See hauberk ${first} --help`,
     );
   }
   const meant = suggest(first, [...new Set(commands.map((command) => command.name.split(" ")[0] ?? ""))]);

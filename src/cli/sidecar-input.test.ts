@@ -87,3 +87,23 @@ test.each([
     hint: expect.stringContaining("need no --egress"),
   });
 });
+
+test.each([
+  ["https://api.example.com", "scheme https", "Write --egress api.example.com"],
+  ["http://api.example.com:8080/v1?x", "scheme http", "Write --egress api.example.com:8080"],
+  ["api.example.com/v1", "path", "Write --egress api.example.com"],
+  // What stands in the URL would be refused as well: no such advice.
+  ["http://orders", "scheme http", "Name a host outside, such as "],
+  ["http://user:secret@api.example.com", "scheme http", "Name a host outside, such as "],
+])("--egress %s is refused for what it is, with the host that it means", (entry, why, hint) => {
+  let said: unknown;
+  try {
+    read("--egress", entry);
+  } catch (thrown) {
+    said = thrown;
+  }
+  expect(said).toMatchObject({
+    message: expect.stringContaining(why) as string,
+    hint: expect.stringMatching(new RegExp(`^${hint}`)) as string,
+  });
+});

@@ -140,12 +140,21 @@ function readEgress(input: Input): string[] {
   for (const entry of entries) {
     const because = whyNotEgress(entry);
     if (because === undefined) continue;
+    const meant = hostWithin(entry);
     throw usageError(
       `--egress ${entry} lets nothing out of the mesh: ${because}`,
-      "Name a host outside, such as api.example.com, api.example.com:443 or *.example.com; services of the mesh need no --egress, only a policy",
+      meant === undefined
+        ? "Name a host outside, such as api.example.com, api.example.com:443 or *.example.com; services of the mesh need no --egress, only a policy"
+        : `Write --egress ${meant}`,
     );
   }
   return [...entries];
+}
+
+/** The host that a URL, or a host with a path, was probably meant to let out; undefined where that would be refused too. */
+function hostWithin(entry: string): string | undefined {
+  const [, host] = /^(?:[a-z][a-z0-9+.-]*:\/\/)?([^/?#@]+)(?:[/?#].*)?$/i.exec(entry) ?? [];
+  return host !== undefined && host !== entry && whyNotEgress(host) === undefined ? host : undefined;
 }
 
 function readPort(input: Input, name: string): number | undefined {

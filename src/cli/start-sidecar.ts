@@ -87,15 +87,23 @@ function tokenNeeded({ service, stateFolder }: SidecarInput): HauberkError {
   );
 }
 
-/** A sidecar needs nothing of hauberk.yaml but its options: YAML is loaded only where the file has some. */
-async function settingSources(input: Input): Promise<SettingSources> {
+/** A sidecar needs nothing of hauberk.yaml but its options: YAML is loaded only where the file may have some. */
+export async function settingSources(input: Input): Promise<SettingSources> {
   const home = findHome(input.cwd, input.flag("home") ?? input.environment["HAUBERK_HOME"]);
-  if (home === undefined || !/^options:/m.test(readFileSync(home.configFile, "utf8")))
+  if (home === undefined || !mayHaveOptions(readFileSync(home.configFile, "utf8")))
     return { environment: input.environment, file: {} };
   const [{ readConfig }, { optionTables }] = await Promise.all([import("./config.ts"), import("./tables.ts")]);
   const file = readConfig(home.configFile).options;
   refuseUnknown(await optionTables(), file);
   return { environment: input.environment, file };
+}
+
+/**
+ * Whether it is worth reading as YAML. The key may stand in quotes, in braces, behind a `?`, or be written with escapes: only the
+ * parser knows where it is. Comments name it without having it.
+ */
+function mayHaveOptions(text: string): boolean {
+  return text.split("\n").some((line) => !/^\s*#/.test(line) && (line.includes("options") || line.includes("\\")));
 }
 
 /** The line that says that a sidecar is ready, for whoever started it. */

@@ -2,12 +2,20 @@ import { refuse, type FailureCode, type Refusal } from "../base/errors.ts";
 
 /** The sentences that both sides say; none of them names an endpoint, an address or a policy. */
 
-/** The same words, byte for byte, whether the service does not exist or may not be seen. */
+/**
+ * The same words, byte for byte, whether the service does not exist or may not be seen: they depend on its key alone.
+ * Whoever meant `example.io` is told how that was read.
+ */
 export function unknownService(service: string): Refusal {
+  const [name, namespace] = service.split(".");
+  const outside =
+    namespace === undefined || namespace === "default"
+      ? ""
+      : `; this was read as the service ${name} in the namespace ${namespace}, and a host outside of the mesh is let out by --egress ${service}`;
   return refuse(
     "SERVICE_UNKNOWN",
     `Cannot call "${service}": there is no such service, or no policy lets this workload call it`,
-    "Check the name, and that an ALLOW policy of the service names this workload: hauberk policy explain",
+    `Check the name, and that an ALLOW policy of the service names this workload: hauberk policy explain${outside}`,
   );
 }
 

@@ -106,6 +106,9 @@ function isTwoLabels(host: string): boolean {
 /** Why an entry of the egress list would let nothing out, or undefined: names of the mesh and of this machine never leave by it. */
 export function whyNotEgress(entry: string): string | undefined {
   if (entry === "*") return undefined;
+  const [, scheme] = /^([a-z][a-z0-9+.-]*):\/\//i.exec(entry) ?? [];
+  if (scheme !== undefined) return `it is a URL with the scheme ${scheme}, and a host was wanted`;
+  if (entry.includes("/")) return "it holds a path, and a host was wanted: every path of it may be called";
   const read = readHost(entry.startsWith("*.") ? entry.slice(2) : entry);
   if (typeof read === "string") return read;
   const { host } = read;

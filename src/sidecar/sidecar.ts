@@ -345,7 +345,7 @@ export class Sidecar {
       return;
     }
     this.#watch.register(null);
-    this.#context.log.error(refusal.message, { code: refusal.code, hint: refusal.hint });
+    // Said by whoever started this, who ends with it.
     this.#refuse(refusal);
   }
 

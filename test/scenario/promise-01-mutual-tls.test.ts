@@ -159,6 +159,8 @@ test.skipIf(!outside)(
       "127.0.0.1",
     ];
     const refused = await mesh.run([...flags, "--", process.execPath, "-e", program]);
+    // Once: not in the log as well.
+    expect(refused.err.split("the program answers on")).toHaveLength(2);
     expect(refused.err).toContain("APP_PORT_EXPOSED");
     expect(refused.err).toContain(`--allow-exposed ${port}`);
     expect(refused.code).toBe(1);
