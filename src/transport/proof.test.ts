@@ -21,6 +21,7 @@ import {
 import type { Certificate } from "../x509/certificate.ts";
 import type { ProofRole } from "../x509/proof.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
+import { ProofPace } from "./proof.ts";
 
 const orders = "spiffe://mesh.local/ns/default/sa/orders";
 const web = "spiffe://mesh.local/ns/default/sa/web";
@@ -589,7 +590,7 @@ const rows: readonly Row[] = [
   {
     does: "proves good certificates without end",
     says: /there are too many/,
-    steps: [...Array.from({ length: 8 }, () => "accepted"), "refused"],
+    steps: [...Array.from({ length: 4 }, () => "accepted"), "refused"],
     act: (attacker, id) => {
       const identity = renewal(id, 2);
       for (let counter = 1; counter <= 40; counter++) attacker.prove(identity, { counter });
@@ -681,6 +682,21 @@ test("a side that has no identity of its own left takes no proof", async () => {
   victim.identity.publish(undefined as never);
   attacker.prove(renewal(orders, 2));
   expect(await closed(victim)).toContain("this side has no identity now");
+});
+
+test.each([
+  { lifeMs: 5_000, everyMs: 2_500, taken: 1_000 },
+  { lifeMs: 24 * hourMs, everyMs: 60_000, taken: 1_000 },
+  { lifeMs: 24 * hourMs, everyMs: 5_000, taken: 4 },
+  { lifeMs: 1, everyMs: 900, taken: 30 },
+])("of proofs that come every $everyMs ms for lives of $lifeMs ms, $taken are taken", ({ lifeMs, everyMs, taken }) => {
+  const pace = new ProofPace(0);
+  let rounds = 0;
+  while (rounds < 1_000 && pace.take(rounds * everyMs)) {
+    rounds++;
+    pace.proven(lifeMs);
+  }
+  expect(rounds).toBe(taken);
 });
 
 test("an announcement of a later version is one of ours too", async () => {

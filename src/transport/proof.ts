@@ -11,7 +11,6 @@ import {
 } from "../x509/proof.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import { verifyWorkload } from "../x509/verify.ts";
-import { Allowance } from "./http2-allowance.ts";
 
 /** What a connection's protocol does with proofs, for HTTP/2 to call (docs/decisions/0010). */
 export interface ProofExchange {
@@ -53,13 +52,41 @@ export interface ProofTerms {
   readonly onProof: OnProof;
 }
 
-/**
- * A renewal is one proof; what is above this was never meant well. Each costs its receiver two signatures' verification and
- * the reading of a key, about a millisecond: less than the handshake that the sender paid for.
- */
-const proofsMax = 8;
-const proofsPerSecond = 1;
 const counterMax = 0xffff_ffff;
+
+/** At once: a renewal is one proof, and roots that change may bring another. */
+const proofsMax = 4;
+/** In the life that is left to a certificate when it is proven: nobody renews before half of it is over. */
+const proofsPerLife = 4;
+const everyMinMs = 1_000;
+const everyMaxMs = 60_000;
+
+/**
+ * How often a peer may prove. Each proof costs its receiver two signatures' verification and the reading of a key, about a
+ * millisecond, and its sender a tenth of that: what comes more often than renewals plausibly do was never meant well.
+ */
+export class ProofPace {
+  #left = proofsMax;
+  #everyMs = everyMaxMs;
+  #atMs: number;
+
+  constructor(nowMs: number) {
+    this.#atMs = nowMs;
+  }
+
+  take(nowMs: number): boolean {
+    this.#left = Math.min(proofsMax, this.#left + (nowMs - this.#atMs) / this.#everyMs);
+    this.#atMs = nowMs;
+    if (this.#left < 1) return false;
+    this.#left--;
+    return true;
+  }
+
+  /** A certificate was proven that has so long to live. */
+  proven(leftMs: number): void {
+    this.#everyMs = Math.min(everyMaxMs, Math.max(everyMinMs, leftMs / proofsPerLife));
+  }
+}
 
 /**
  * Proves renewed certificates on one running connection, in both directions, after RFC 9261. One proof of this end is
@@ -69,7 +96,7 @@ const counterMax = 0xffff_ffff;
 export class InBandProof implements ProofExchange {
   readonly #terms: ProofTerms;
   /** Made with the first proof that comes: most connections never see one. */
-  #allowance: Allowance | undefined = undefined;
+  #pace: ProofPace | undefined = undefined;
   #exporters: { client?: Buffer; server?: Buffer } | undefined = undefined;
   #wire: ProofWire | undefined = undefined;
   #sent = 0;
@@ -136,8 +163,9 @@ export class InBandProof implements ProofExchange {
   /** What is cheap is looked at first. */
   #judge(payload: Buffer): Refusal | undefined {
     const { clock, trustDomain, expect } = this.#terms;
-    this.#allowance ??= new Allowance(proofsMax, proofsPerSecond, clock);
-    if (!this.#allowance.spend(1, clock)) return refused("there are too many");
+    const nowMs = clock.monotonicMs();
+    this.#pace ??= new ProofPace(nowMs);
+    if (!this.#pace.take(nowMs)) return refused("there are too many");
     const proof = readProof(payload);
     if (isRefusal(proof)) return proof;
     if (proof.counter !== this.#received + 1)
@@ -150,6 +178,7 @@ export class InBandProof implements ProofExchange {
     const signed = this.#isSigned(proof);
     if (signed !== true) return signed;
     this.#received = proof.counter;
+    this.#pace.proven(peer.leaf.notAfterMs - clock.wallMs());
     this.#terms.onProof("accepted");
     const acknowledgement = Buffer.alloc(4);
     acknowledgement.writeUInt32BE(proof.counter);
