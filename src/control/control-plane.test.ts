@@ -19,6 +19,7 @@ import {
 import type { AuthorizationPolicy } from "../base/resource.ts";
 import { controlId } from "../base/spiffe-id.ts";
 import type { IssuedAnswer } from "../contract/enrollment.ts";
+import { limits } from "../contract/limits.ts";
 import { readIssuedAnswer, readRootsAnswer } from "../contract/read-enrollment.ts";
 import type { ServiceView } from "../contract/watch.ts";
 import { readBundle } from "../x509/bundle.ts";
@@ -477,7 +478,7 @@ test("a stream that says no hello first, or says it twice, is refused and ended"
 test.each([
   ["no JSON", "}{\n"],
   ["an unknown type", '{"type":"root"}\n'],
-  ["a line without an end", "x".repeat(70_000)],
+  ["a line without an end", "x".repeat(limits.upLineBytesMax + 1)],
   ["deep nesting", `${"[".repeat(10_000)}\n`],
   ["bytes that are no text", Buffer.from([0xff, 0xfe, 0x00, 0x0a])],
 ])("a stream with %s is refused and ended, and the control plane goes on", async (_, bytes) => {
