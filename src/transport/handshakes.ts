@@ -8,8 +8,8 @@ import { shareOf } from "../base/ip-address.ts";
 export class Handshakes {
   readonly #max: number;
   readonly #byAddress = new Map<string, number>();
-  /** By the far end, which raw and TLS socket have in common. */
-  readonly #under = new Map<string, () => void>();
+  /** The address's share, by the far end, which raw and TLS socket have in common. */
+  readonly #under = new Map<string, string>();
 
   constructor(max: number) {
     this.#max = max;
@@ -21,21 +21,19 @@ export class Handshakes {
     const count = this.#byAddress.get(share) ?? 0;
     if (count >= this.#max) return false;
     this.#byAddress.set(share, count + 1);
-    const end = farEnd(socket);
-    const over = (): void => {
-      if (!this.#under.delete(end)) return;
-      const left = (this.#byAddress.get(share) ?? 1) - 1;
-      if (left === 0) this.#byAddress.delete(share);
-      else this.#byAddress.set(share, left);
-    };
-    this.#under.set(end, over);
-    socket.once("close", over);
+    this.#under.set(farEnd(socket), share);
     return true;
   }
 
-  /** The handshake is done: from here on the peer is known. */
+  /** The handshake is done, or its connection closed. From here on the peer is known; said again, it changes nothing. */
   done(socket: Socket): void {
-    this.#under.get(farEnd(socket))?.();
+    const end = farEnd(socket);
+    const share = this.#under.get(end);
+    if (share === undefined) return;
+    this.#under.delete(end);
+    const left = (this.#byAddress.get(share) ?? 1) - 1;
+    if (left === 0) this.#byAddress.delete(share);
+    else this.#byAddress.set(share, left);
   }
 
   get underWay(): number {

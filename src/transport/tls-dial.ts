@@ -9,7 +9,7 @@ import { tlsOptions } from "./options.ts";
 import { provePeer } from "./peer.ts";
 import type { OnProof } from "./proof.ts";
 import { dialContextOf } from "./tls-context.ts";
-import { Tenure } from "./tls-tenure.ts";
+import { Tenure, type TenureTerms } from "./tls-tenure.ts";
 
 const lookup = endpointLookup();
 
@@ -108,10 +108,8 @@ function judge(socket: TLSSocket, call: MutualTlsCall): TLSSocket | Refusal {
     return failed(call, leaf === undefined ? "this side has no certificate" : `it speaks none of ${alpn.join(", ")}`);
   }
   const { generation, issuedAtMs, notAfterMs } = identity;
-  const tenure = new Tenure(socket, {
+  const terms: TenureTerms = {
     role: "client",
-    peer,
-    own: { leaf, generation, issuedAtMs, notAfterMs },
     trustDomain,
     clock,
     leadMs: call.expiryLeadMs ?? tlsOptions.expiryLeadMs.default,
@@ -119,8 +117,9 @@ function judge(socket: TLSSocket, call: MutualTlsCall): TLSSocket | Refusal {
     onProof: call.onProof,
     onFault: call.onFault,
     onEnding: (withinMs) => call.onEnding?.(withinMs),
-  });
-  tenures.set(socket, tenure);
+  };
+  const own = { leaf, generation, issuedAtMs, notAfterMs };
+  tenures.set(socket, new Tenure(socket, terms, { peer, own }));
   return socket;
 }
 

@@ -19,11 +19,15 @@ export interface LifeTerms {
   readonly endsAtMs: number;
   /** How long before its end the connection is asked to drain; a quarter of what is left where that is less. */
   readonly leadMs: number;
+}
+
+/** Whose life it is. */
+export interface LifeOwner {
   /** Asks to drain within so many milliseconds. Called once per end. */
   onEnding(withinMs: number): void;
   onEnd(): void;
   /** A look at it threw: it ends, and this is for the log. */
-  readonly onFault?: ((thrown: unknown) => void) | undefined;
+  onFault(thrown: unknown): void;
 }
 
 /**
@@ -31,24 +35,26 @@ export interface LifeTerms {
  * instead of setting timers: certificates end by wall time, and machines sleep. The look that ends a connection is the last
  * one before its certificate ends, not the first one after.
  */
-export function limitLife(terms: LifeTerms): Life {
-  return new LimitedLife(terms);
+export function limitLife(owner: LifeOwner, terms: LifeTerms): Life {
+  return new LimitedLife(owner, terms);
 }
 
 class LimitedLife implements Life, Ticking {
-  readonly #terms: LifeTerms;
-  readonly #ticker: Ticker;
+  readonly #owner: LifeOwner;
+  readonly #clock: Clock;
+  readonly #leadMs: number;
   #endsAtMs: number;
   #endingAtMs = 0;
   /** By when it was asked to be gone, whatever its certificates allow. */
   #goneByMs = Infinity;
 
-  constructor(terms: LifeTerms) {
-    this.#terms = terms;
-    this.#endsAtMs = terms.endsAtMs;
+  constructor(owner: LifeOwner, { clock, endsAtMs, leadMs }: LifeTerms) {
+    this.#owner = owner;
+    this.#clock = clock;
+    this.#leadMs = leadMs;
+    this.#endsAtMs = endsAtMs;
     this.#plan();
-    this.#ticker = Ticker.of(terms.clock);
-    this.#ticker.add(this);
+    Ticker.of(clock).add(this);
   }
 
   get endsAtMs(): number {
@@ -69,29 +75,29 @@ class LimitedLife implements Life, Ticking {
   }
 
   cancel(): void {
-    this.#ticker.remove(this);
+    Ticker.of(this.#clock).remove(this);
   }
 
   tick(): void {
-    const nowMs = this.#terms.clock.wallMs();
+    const nowMs = this.#clock.wallMs();
     if (nowMs + tickMs >= this.#endsAtMs || nowMs >= this.#goneByMs) {
       this.cancel();
-      this.#terms.onEnd();
+      this.#owner.onEnd();
     } else if (nowMs >= this.#endingAtMs) {
       this.#endingAtMs = Infinity;
-      this.#terms.onEnding(this.#endsAtMs - tickMs - nowMs);
+      this.#owner.onEnding(this.#endsAtMs - tickMs - nowMs);
     }
   }
 
   broke(thrown: unknown): void {
-    this.#terms.onFault?.(thrown);
+    this.#owner.onFault(thrown);
     this.cancel();
-    this.#terms.onEnd();
+    this.#owner.onEnd();
   }
 
   #plan(): void {
     const lastMs = this.#endsAtMs - tickMs;
-    const leftMs = Math.max(0, lastMs - this.#terms.clock.wallMs());
-    this.#endingAtMs = lastMs - Math.min(this.#terms.leadMs, leftMs / 4);
+    const leftMs = Math.max(0, lastMs - this.#clock.wallMs());
+    this.#endingAtMs = lastMs - Math.min(this.#leadMs, leftMs / 4);
   }
 }

@@ -13,7 +13,7 @@ import { isOverShare } from "../resilience/fair-share.ts";
 import { provePeer, type ProvenPeer } from "./peer.ts";
 import type { OnProof, ProofExchange } from "./proof.ts";
 import { secureContextOptions } from "./tls-context.ts";
-import { Tenure, type Carried, type OwnCertificate } from "./tls-tenure.ts";
+import { Tenure, type Carried, type OwnCertificate, type TenureEnds, type TenureTerms } from "./tls-tenure.ts";
 import { inTurns } from "./turns.ts";
 
 export interface MutualTlsTerms {
@@ -89,6 +89,7 @@ const membersPerTurn = 8;
 class MutualTlsListener implements Listener {
   readonly #terms: MutualTlsTerms;
   readonly #server: Server;
+  readonly #tenureTerms: TenureTerms;
   readonly #members = new Set<Member>();
   /** How many of them each identity has. */
   readonly #byPeer = new Map<string, number>();
@@ -97,12 +98,27 @@ class MutualTlsListener implements Listener {
   readonly #handshakes: Handshakes;
   /** By the bytes of their leaf: which one a connection was made with is asked of the connection. */
   readonly #shown = new Map<string, OwnCertificate>();
+  /** One for all sockets, each of which would hold one of its own. */
+  readonly #forget = forgetting((socket) => {
+    this.#sockets.delete(socket);
+    this.#handshakes.done(socket);
+  });
   #closing = false;
   #unsubscribe: () => void = () => undefined;
 
   constructor(terms: MutualTlsTerms) {
     this.#terms = terms;
     const identity = terms.identity.read();
+    this.#tenureTerms = {
+      role: "server",
+      trustDomain: terms.trustDomain,
+      clock: terms.clock,
+      leadMs: terms.options.expiryLeadMs,
+      current: () => terms.identity.read(),
+      onProof: terms.onProof,
+      onFault: terms.onFault,
+      onClosed: (member) => this.#gone(member as Member),
+    };
     this.#remember(identity);
     this.#server = createServer({
       ...secureContextOptions(identity),
@@ -157,18 +173,18 @@ class MutualTlsListener implements Listener {
 
   drainWhere(holds: (peer: PeerIdentity, generation: number) => boolean, withinMs = drainWithinMs): void {
     this.#each((member) => {
-      if (holds(member.peer, member.generation)) member.tenure.drain(withinMs);
+      if (holds(member.peer, member.generation)) member.drain(withinMs);
     });
   }
 
   retireWhere(holds: (peer: PeerIdentity, generation: number) => boolean): void {
     this.#each((member) => {
-      if (holds(member.peer, member.generation)) member.tenure.retire();
+      if (holds(member.peer, member.generation)) member.retire();
     });
   }
 
   rejudge(withinMs = drainWithinMs): void {
-    this.#inTurns((member) => member.tenure.rejudge(withinMs));
+    this.#inTurns((member) => member.rejudge(withinMs));
   }
 
   close(withinMs = 0): Promise<void> {
@@ -183,7 +199,7 @@ class MutualTlsListener implements Listener {
   #swap(identity: TlsIdentity): void {
     this.#remember(identity);
     this.#server.setSecureContext(secureContextOptions(identity));
-    this.#inTurns((member) => member.tenure.renewed());
+    this.#inTurns((member) => member.renewed());
   }
 
   #inTurns(task: (member: Member) => void): void {
@@ -218,7 +234,7 @@ class MutualTlsListener implements Listener {
 
   #accepted(socket: Socket): void {
     this.#sockets.add(socket);
-    socket.once("close", () => this.#sockets.delete(socket));
+    socket.on("close", this.#forget);
     if (this.#handshakes.begin(socket)) return;
     const because = "Cannot accept the connection: its address has as many handshakes under way as one address may";
     const hint = "Find out who opens so many, or raise HAUBERK_TLS_HANDSHAKES_PER_ADDRESS_MAX";
@@ -228,7 +244,7 @@ class MutualTlsListener implements Listener {
 
   #connected(socket: TLSSocket): void {
     this.#handshakes.done(socket);
-    socket.on("error", () => undefined); // `close` follows, and whoever carries the connection hears of it.
+    socket.on("error", ignore); // `close` follows, and whoever carries the connection hears of it.
     const { identity, trustDomain, clock } = this.#terms;
     const remoteAddress = socket.remoteAddress ?? "";
     try {
@@ -244,7 +260,7 @@ class MutualTlsListener implements Listener {
       const member = this.#admit(socket, peer, own);
       const alpn = socket.alpnProtocol === "h2" ? "h2" : "http/1.1";
       const carried = this.#terms.onConnection(socket, peer, alpn, member);
-      if (carried !== undefined) member.tenure.carries(carried);
+      if (carried !== undefined) member.carries(carried);
     } catch (thrown) {
       this.#terms.onFault?.(thrown);
       this.#refuse(socket, cannotAccept(messageOf(thrown)), remoteAddress);
@@ -252,28 +268,16 @@ class MutualTlsListener implements Listener {
   }
 
   #admit(socket: TLSSocket, peer: ProvenPeer, own: OwnCertificate): Member {
-    const { identity, trustDomain, clock, options, onProof, onFault } = this.#terms;
-    const tenure = new Tenure(socket, {
-      role: "server",
-      peer,
-      own,
-      trustDomain,
-      clock,
-      leadMs: options.expiryLeadMs,
-      current: () => identity.read(),
-      onProof,
-      onFault,
-    });
-    const member = new Member(tenure, own.generation);
+    const member = new Member(socket, this.#tenureTerms, { peer, own });
     this.#members.add(member);
     const { text } = peer.id;
     this.#byPeer.set(text, (this.#byPeer.get(text) ?? 0) + 1);
-    socket.once("close", () => this.#gone(member, text));
     return member;
   }
 
-  #gone(member: Member, id: string): void {
+  #gone(member: Member): void {
     this.#members.delete(member);
+    const id = member.peer.id.text;
     const left = (this.#byPeer.get(id) ?? 1) - 1;
     if (left === 0) this.#byPeer.delete(id);
     else this.#byPeer.set(id, left);
@@ -313,30 +317,28 @@ class MutualTlsListener implements Listener {
 }
 
 /** One accepted connection. */
-class Member implements ConnectionLife {
-  readonly tenure: Tenure;
+class Member extends Tenure implements ConnectionLife {
   readonly generation: number;
 
-  constructor(tenure: Tenure, generation: number) {
-    this.tenure = tenure;
-    this.generation = generation;
-  }
-
-  get peer(): PeerIdentity {
-    return this.tenure.peer;
-  }
-
-  get endsAtMs(): number {
-    return this.tenure.endsAtMs;
-  }
-
-  get proofs(): ProofExchange {
-    return this.tenure.proofs;
+  constructor(socket: TLSSocket, terms: TenureTerms, ends: TenureEnds) {
+    super(socket, terms, ends);
+    this.generation = ends.own.generation;
   }
 
   destroy(): void {
-    this.tenure.drain(0);
+    this.drain(0);
   }
+}
+
+/** A listener for what it is called on. */
+function forgetting(forget: (socket: Socket) => void): (this: Socket) => void {
+  return function (this: Socket): void {
+    forget(this);
+  };
+}
+
+function ignore(): void {
+  // Nothing is to be done.
 }
 
 function cannotListen(error: NodeJS.ErrnoException, where: string): HauberkError {

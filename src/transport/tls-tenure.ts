@@ -1,14 +1,24 @@
 import type { TLSSocket } from "node:tls";
 import type { Clock } from "../base/clock.ts";
-import { isRefusal } from "../base/errors.ts";
+import { isRefusal, type Refusal } from "../base/errors.ts";
 import type { Certificate } from "../x509/certificate.ts";
 import { exporterBytes, type ProofRole } from "../x509/proof.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import { verifyWorkload } from "../x509/verify.ts";
 import { tickMs } from "./http1-ticker.ts";
 import type { ProvenPeer } from "./peer.ts";
-import { InBandProof, type OnProof } from "./proof.ts";
-import { limitLife, type Life } from "./tls-life.ts";
+import {
+  InBandProof,
+  type OnProof,
+  type ProofExchange,
+  type ProofStep,
+  type ProofTerms,
+  type ProofWire,
+} from "./proof.ts";
+import { limitLife, type Life, type LifeOwner } from "./tls-life.ts";
+
+const noBytes = Buffer.alloc(0);
+const unannounced = "a proof where none was announced";
 
 /** The own certificate that a connection's peer has seen last. */
 export type OwnCertificate = Pick<TlsIdentity, "generation" | "issuedAtMs" | "notAfterMs"> & {
@@ -22,11 +32,16 @@ export interface Carried {
   drain(withinMs: number): void;
 }
 
-export interface TenureTerms {
-  readonly role: ProofRole;
+/** Who met. */
+export interface TenureEnds {
   readonly peer: ProvenPeer;
   /** What this end showed in the handshake. */
   readonly own: OwnCertificate;
+}
+
+/** What connections of one listener have in common, or what one call wants. */
+export interface TenureTerms {
+  readonly role: ProofRole;
   readonly trustDomain: string;
   readonly clock: Clock;
   /** How long before its end the connection is asked to drain; a quarter of what is left where that is less. */
@@ -38,6 +53,8 @@ export interface TenureTerms {
   readonly onFault?: ((thrown: unknown) => void) | undefined;
   /** The end is near, and the connection takes nothing new from now on; it may still move. */
   onEnding?(withinMs: number): void;
+  /** The socket is closed. */
+  onClosed?(tenure: Tenure): void;
 }
 
 /**
@@ -51,43 +68,82 @@ type State = "serving" | "retired" | "suspect" | "leaving";
 /**
  * How long one mutual TLS connection may go on: until the first of the two certificates ends that were proven last at its
  * ends (DESIGN, promise 4), in the handshake or since (docs/decisions/0010).
+ *
+ * It is its own terms for its life and its proofs: there is one for each of thousands of idle connections, and every closure
+ * that one of them holds counts that often (bench/memory).
  */
-export class Tenure {
+export class Tenure implements LifeOwner, ProofExchange, ProofTerms {
   readonly peer: ProvenPeer;
-  readonly proofs: InBandProof;
   readonly #socket: TLSSocket;
   readonly #terms: TenureTerms;
   readonly #life: Life;
   #own: OwnCertificate;
+  /** Where the peer takes proofs. */
+  #proof: InBandProof | undefined = undefined;
   #carried: Carried | undefined = undefined;
   #state: State = "serving";
 
-  constructor(socket: TLSSocket, terms: TenureTerms) {
-    const { role, peer, own, trustDomain, clock, leadMs } = terms;
+  constructor(socket: TLSSocket, terms: TenureTerms, { peer, own }: TenureEnds) {
+    const { clock, leadMs } = terms;
     this.peer = peer;
     this.#socket = socket;
     this.#terms = terms;
     this.#own = own;
-    this.#life = limitLife({
-      clock,
-      endsAtMs: Math.min(own.notAfterMs, peer.leaf.notAfterMs),
-      leadMs,
-      onEnding: (withinMs) => this.#ending(withinMs),
-      onEnd: () => socket.destroy(),
-      onFault: terms.onFault,
+    this.#life = limitLife(this, { clock, endsAtMs: Math.min(own.notAfterMs, peer.leaf.notAfterMs), leadMs });
+    // Not once: that costs four objects more, and a socket closes once in any case.
+    socket.on("close", () => {
+      this.#life.cancel();
+      terms.onClosed?.(this);
     });
-    this.proofs = new InBandProof({
-      role,
-      trustDomain,
-      expect: peer.id.text,
-      clock,
-      exporter: (label) => socket.exportKeyingMaterial(exporterBytes, label, Buffer.alloc(0)),
-      roots: () => terms.current()?.roots,
-      onPeerProven: (chain) => this.#peerProven(chain),
-      onOwnProven: (identity) => this.#ownProven(identity),
-      onProof: terms.onProof ?? (() => undefined),
-    });
-    socket.once("close", () => this.#life.cancel());
+  }
+
+  // For HTTP/2, which carries proofs.
+
+  get proofs(): ProofExchange {
+    return this;
+  }
+
+  begin(wire: ProofWire): void {
+    this.#proof ??= new InBandProof(this);
+    this.#proof.begin(wire);
+  }
+
+  received(payload: Buffer): string | undefined {
+    return this.#proof === undefined ? unannounced : this.#proof.received(payload);
+  }
+
+  acknowledged(payload: Buffer): string | undefined {
+    return this.#proof === undefined ? unannounced : this.#proof.acknowledged(payload);
+  }
+
+  // What proofs are made and judged by.
+
+  get role(): ProofRole {
+    return this.#terms.role;
+  }
+
+  get trustDomain(): string {
+    return this.#terms.trustDomain;
+  }
+
+  get clock(): Clock {
+    return this.#terms.clock;
+  }
+
+  get expect(): string {
+    return this.peer.id.text;
+  }
+
+  exporter(label: string): Buffer {
+    return this.#socket.exportKeyingMaterial(exporterBytes, label, noBytes);
+  }
+
+  roots(): readonly Certificate[] | undefined {
+    return this.#terms.current()?.roots;
+  }
+
+  onProof(step: ProofStep, refusal?: Refusal): void {
+    this.#terms.onProof?.(step, refusal);
   }
 
   /** This end's certificate, as far as the peer has seen it. */
@@ -112,7 +168,7 @@ export class Tenure {
     if (this.#state === "leaving" || identity.generation <= this.#own.generation) return;
     // The roots alone have changed.
     if (leaf.der.equals(this.#own.leaf.der)) this.#own = { ...this.#own, generation: identity.generation };
-    else if ((this.#carried?.exchanges ?? 0) > 0) this.proofs.prove(identity);
+    else if ((this.#carried?.exchanges ?? 0) > 0) this.#proof?.prove(identity);
   }
 
   /** Takes no new exchange. Those under way go on to the connection's end, which a proof of the current certificate may move. */
@@ -151,11 +207,19 @@ export class Tenure {
     else this.#drainWithin(withinMs);
   }
 
-  #ending(withinMs: number): void {
+  onEnding(withinMs: number): void {
     if (this.#state === "serving") this.#state = "retired";
     if (this.#state === "retired") this.#carried?.drain(withinMs);
     this.renewed();
     this.#terms.onEnding?.(withinMs);
+  }
+
+  onEnd(): void {
+    this.#socket.destroy();
+  }
+
+  onFault(thrown: unknown): void {
+    this.#terms.onFault?.(thrown);
   }
 
   #drainWithin(withinMs: number): void {
@@ -168,7 +232,7 @@ export class Tenure {
     this.#carried?.drain(Math.max(1, this.#life.endsAtMs - tickMs - this.#terms.clock.wallMs()));
   }
 
-  #peerProven(chain: readonly Certificate[]): void {
+  onPeerProven(chain: readonly Certificate[]): void {
     this.peer.renew(chain);
     this.#stands();
     this.#moved();
@@ -182,7 +246,7 @@ export class Tenure {
     this.#drainToTheEnd();
   }
 
-  #ownProven({ chain, generation, issuedAtMs, notAfterMs }: TlsIdentity): void {
+  onOwnProven({ chain, generation, issuedAtMs, notAfterMs }: TlsIdentity): void {
     this.#own = { generation, issuedAtMs, notAfterMs, leaf: chain[0] ?? this.#own.leaf };
     this.#moved();
   }
