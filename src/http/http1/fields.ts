@@ -37,7 +37,7 @@ export class FieldReader {
     this.#kind = kind;
     this.#fieldsMax = fieldsMax;
     // An answer's X_Name deceives nobody about who called: applications may send it.
-    this.#nameBytes = kind === "request" ? requestNameBytes : tokenBytes;
+    this.#nameBytes = nameBytesOf(kind);
   }
 
   /** Reads whole lines from `at` to the end of the text, each with its CRLF; false: `code` and `because` say why not. */
@@ -193,6 +193,10 @@ export class FieldReader {
   }
 }
 
+function nameBytesOf(kind: FieldsKind): Uint8Array {
+  return kind === "request" ? requestNameBytes : tokenBytes;
+}
+
 function isBlank(byte: number): boolean {
   return byte === 32 || byte === 9;
 }
@@ -217,7 +221,8 @@ export function mayTrail(name: string): boolean {
 }
 
 /** Reads a trailer section; forbidden fields are dropped. A text: why it is refused. */
-export function readTrailers(text: string, fieldsMax: number): Fields | string {
+export function readTrailers(text: string, fieldsMax: number, kind: FieldsKind): Fields | string {
+  const nameBytes = nameBytesOf(kind);
   const trailers: Fields = [];
   let at = 0;
   let count = 0;
@@ -226,7 +231,7 @@ export function readTrailers(text: string, fieldsMax: number): Fields | string {
     const end = text.indexOf("\r\n", at);
     if (end < 0 || colon < 0 || colon === at || colon > end) return "a trailer line has no name";
     for (let i = at; i < colon; i++) {
-      if (requestNameBytes[text.charCodeAt(i)] !== 1) return "a trailer name holds a character that no name may hold";
+      if (nameBytes[text.charCodeAt(i)] !== 1) return "a trailer name holds a character that no name may hold";
     }
     for (let i = colon + 1; i < end; i++) {
       if (valueBytes[text.charCodeAt(i)] !== 1) return "a trailer value holds a control character";

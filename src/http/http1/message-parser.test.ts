@@ -1,3 +1,5 @@
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import * as fc from "fast-check";
 import { expect, test } from "vitest";
 import type { RequestHead, ResponseHead } from "../message.ts";
@@ -53,6 +55,35 @@ function headOf(text: string): RequestHead {
   expect(first?.[0], JSON.stringify(first)).toBe("head");
   return first?.[1] as RequestHead;
 }
+
+test("an answer's trailers may have the names that its fields may have, and a request's may not", () => {
+  const body = "Transfer-Encoding: chunked\r\n\r\n0\r\nX_Sum: 1\r\n\r\n";
+  expect(responses("GET", `HTTP/1.1 200 OK\r\nX_Name: a\r\n${body}`)).toEqual([
+    ["head", { status: 200, fields: ["X_Name", "a"], bodyLength: -1 }, false],
+    ["end", ["X_Sum", "1"]],
+  ]);
+  expect(requests(`POST / HTTP/1.1\r\nHost: a\r\n${body}`).at(-1)?.[0]).toBe("failed");
+});
+
+test("a head that came in pieces is not kept when it has been read: an idle connection costs what it costs", () => {
+  setFlagsFromString("--expose-gc");
+  const collect = runInNewContext("gc") as () => void;
+  const head = `GET / HTTP/1.1\r\nHost: a\r\nX: ${"y".repeat(15_000)}\r\n\r\n`;
+  const idle = Array.from({ length: 300 }, () => {
+    const { sink } = record();
+    return new MessageParser<RequestHead>(new RequestHeadReader("http", limits), { ...sink, head() {} }, limits);
+  });
+  collect();
+  const before = process.memoryUsage().arrayBuffers;
+  for (const parser of idle) {
+    parser.feed(Buffer.from(head.slice(0, 10_000)));
+    parser.feed(Buffer.from(head.slice(10_000)));
+  }
+  collect();
+  const kept = (process.memoryUsage().arrayBuffers - before) / idle.length;
+  expect(idle.every((parser) => parser.idle)).toBe(true);
+  expect(kept).toBeLessThan(2_000);
+});
 
 test("a request is read with its names as they came, and without what belongs to this hop", () => {
   const head = headOf(

@@ -128,8 +128,7 @@ export class MessageParser<Head extends { bodyLength: number }> {
 
   #fail(code: FailureCode, because: string): void {
     this.#state = states.failed;
-    this.#partial = undefined;
-    this.#partialLength = 0;
+    this.#dropPartial();
     this.#events.failed(code, because);
   }
 
@@ -196,7 +195,7 @@ export class MessageParser<Head extends { bodyLength: number }> {
     const end = partial.subarray(0, length).indexOf(headEnd, Math.max(0, before - 3));
     if (end >= 0) {
       const text = partial.toString("latin1", 0, end + 2);
-      this.#partialLength = 0;
+      this.#dropPartial();
       const next = at + end + 4 - before;
       this.#readHead(text, chunk.length - next);
       return next;
@@ -218,6 +217,12 @@ export class MessageParser<Head extends { bodyLength: number }> {
     chunk.copy(this.#partial, this.#partialLength, at, at + count);
     this.#partialLength = needed;
     return at + count;
+  }
+
+  /** Not kept for the next one: a connection may be idle for long, and there may be many. */
+  #dropPartial(): void {
+    this.#partial = undefined;
+    this.#partialLength = 0;
   }
 
   #invalid(): FailureCode {
@@ -353,8 +358,8 @@ export class MessageParser<Head extends { bodyLength: number }> {
       else if (this.#partialLength >= this.#limits.headBytesMax) this.#failLarge("its trailer section");
       return taken;
     }
-    const trailers = readTrailers(partial.toString("latin1", 0, end + 2), this.#limits.fieldsMax);
-    this.#partialLength = 0;
+    const trailers = readTrailers(partial.toString("latin1", 0, end + 2), this.#limits.fieldsMax, this.#reader.kind);
+    this.#dropPartial();
     const next = at + end + 4 - before;
     if (typeof trailers === "string") {
       this.#fail(this.#invalid(), trailers);
