@@ -15,7 +15,7 @@ import { Faults } from "../telemetry/faults.ts";
 import type { Logger } from "../telemetry/logger.ts";
 import type { Metrics } from "../telemetry/metrics.ts";
 import { Repeats } from "../telemetry/repeats.ts";
-import type { ConnectionFacts, PeerIdentity } from "../transport/exchange.ts";
+import type { ConnectionFacts, Handler, PeerIdentity } from "../transport/exchange.ts";
 import { Http1Pool } from "../transport/http1-pool.ts";
 import { Http2Pool } from "../transport/http2-pool.ts";
 import { serveHttp1 } from "../transport/http1-server.ts";
@@ -26,6 +26,7 @@ import { TcpDialer } from "../transport/tcp-client.ts";
 import { listenMutualTls, type ConnectionLife, type Listener } from "../transport/tls-listener.ts";
 import type { Carried } from "../transport/tls-tenure.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
+import { AcceptedConnection } from "./accepted-connection.ts";
 import { Alarms, coarseWheel } from "./alarms.ts";
 import { Audits } from "./audits.ts";
 import type { CarryContext } from "./carry.ts";
@@ -119,7 +120,7 @@ export class Proxy {
   readonly #outbound: OutboundContext;
   readonly #outside: OutsideHosts;
   readonly #inbound: InboundContext;
-  readonly #peers: PerPeer<InboundContext>;
+  readonly #peers: PerPeer<Handler>;
   readonly #pools: (Http1Pool | Http2Pool | TcpDialer)[] = [];
   readonly #health: RouteeHealth | undefined;
   readonly #plain: OutboundListeners;
@@ -187,7 +188,7 @@ export class Proxy {
       onFault: this.#faults.connection,
     });
     this.#inbound = this.#inboundContext();
-    this.#peers = new PerPeer(() => ({ ...this.#inbound, ...this.#openInbound() }));
+    this.#peers = new PerPeer(() => inboundHandler({ ...this.#inbound, ...this.#openInbound() }));
     const { host, ports, healthPath } = context.routee;
     if (ports.length > 0 && context.shared !== true) {
       const check = routeeCheck(
@@ -459,7 +460,8 @@ export class Proxy {
     const facts: ConnectionFacts = {
       protocol: of.alpn,
       remoteAddress: plainAddress(socket.remoteAddress ?? ""),
-      localPort: socket.localPort ?? 0,
+      // Asked of the socket, Node keeps the answer with each of them.
+      localPort: this.#tls?.port ?? socket.localPort ?? 0,
       peer: of.peer,
     };
     this.#context.log.debug("a peer connected", {
@@ -468,15 +470,15 @@ export class Proxy {
       alpn: of.alpn,
     });
     const shared = this.#peers.join(of.peer.id.text);
-    socket.once("close", shared.leave);
-    const handler = inboundHandler(shared.of);
+    socket.on("close", shared.leave);
+    const handler = shared.of;
     const connection =
       of.alpn === "h2"
         ? serveHttp2(socket, facts, handler, {
             clock,
             random,
             options: options.http2,
-            onClosed: () => undefined,
+            onClosed: ignore,
             onFault: this.#faults.connection,
             proofs: of.life.proofs,
           })
@@ -486,19 +488,7 @@ export class Proxy {
             scheme: "https",
             onFault: this.#faults.connection,
           });
-    const serial = this.#serials.get(of.life.generation) ?? "";
-    this.#meters.opened("inbound", serial);
-    let drained = false;
-    return {
-      get exchanges() {
-        return connection.exchanges;
-      },
-      drain: (withinMs) => {
-        if (!drained) this.#meters.drained("inbound", serial);
-        drained = true;
-        connection.drain(withinMs);
-      },
-    };
+    return new AcceptedConnection(connection, this.#meters, this.#serials.get(of.life.generation) ?? "");
   }
 
   // What changes.
@@ -575,4 +565,8 @@ function plainAddress(address: string): string {
 /** Serials are random: their last digit spreads the peers evenly. */
 function stepOf(peer: PeerIdentity): number {
   return Number.parseInt(peer.leaf.serial.slice(-1), 16) % drainSteps;
+}
+
+function ignore(): void {
+  // Nothing is to be done.
 }

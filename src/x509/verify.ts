@@ -75,8 +75,16 @@ export function verifyWorkload(input: {
   return { id, leaf };
 }
 
-/** The SPIFFE ID of a leaf that may authenticate a workload (X509-SVID §2, §4, §5.2); nothing is verified. */
+const workloadIds = new WeakMap<Certificate, SpiffeId | Refusal>();
+
+/** The SPIFFE ID of a leaf that may authenticate a workload (X509-SVID §2, §4, §5.2); nothing is verified. Read once. */
 export function workloadIdOf(leaf: Certificate): SpiffeId | Refusal {
+  let id = workloadIds.get(leaf);
+  if (id === undefined) workloadIds.set(leaf, (id = readWorkloadId(leaf)));
+  return id;
+}
+
+function readWorkloadId(leaf: Certificate): SpiffeId | Refusal {
   const [uri, ...more] = leaf.uris;
   if (uri === undefined || more.length > 0) return noWorkload(`it has ${leaf.uris.length} URI names, wanted one`);
   const id = parseSpiffeId(uri);
