@@ -14,6 +14,8 @@ const SEEN_MAX = 64;
 /** A name whose values never came twice is written without a look-up this often before it is tried again. */
 const SKIPS = 1024;
 const NAMES_MAX = 512;
+/** Characters of values that are remembered on a connection, tables included: whoever sends ever new ones must not fill memory. */
+const REMEMBERED_MAX = 262_144;
 /** Sent once, in no table: known by this instead of a number in the table. */
 const SEEN = 0;
 /** Shorter texts are written by a loop, longer ones by one native call. */
@@ -92,6 +94,8 @@ export class HpackEncoder {
   invalid: string | undefined = undefined;
   #out: Buffer = noBytes;
   #names = new Map<string, NameEntry>();
+  /** Since the names were last forgotten. */
+  #remembered = 0;
   readonly method = new NameEntry(":method", NORMAL);
   readonly scheme = new NameEntry(":scheme", NORMAL);
   readonly authority = new NameEntry(":authority", NORMAL);
@@ -131,9 +135,7 @@ export class HpackEncoder {
 
   /** Forgets all that is in the table, and tells the peer in the next block. */
   forget(): void {
-    this.#names.clear();
-    const { method, scheme, authority, path, status, protocol } = this;
-    for (const entry of [method, scheme, authority, path, status, protocol]) this.#forgetEntry(entry);
+    this.#forgetNames();
     this.#sizeLeast = 0;
     this.#updateDue = true;
     this.#count = 0;
@@ -196,7 +198,7 @@ export class HpackEncoder {
       if (entry.found === 0) entry.skips = SKIPS;
       this.#forgetEntry(entry);
     }
-    if (value.length <= this.#sizeMax >> 2) entry.places.set(value, SEEN);
+    if (value.length <= this.#sizeMax >> 2) this.#remember(entry, value, SEEN);
     this.#once(entry, value);
   }
 
@@ -205,6 +207,20 @@ export class HpackEncoder {
     const named = entry.staticIndex > 0 || entry.namePlace > this.#inserted - this.#count;
     if (named) this.#literal(entry, value, 0x00);
     else this.#insert(entry, value);
+  }
+
+  #remember(entry: NameEntry, value: string, place: number): void {
+    this.#remembered += value.length;
+    if (this.#remembered > REMEMBERED_MAX) this.#forgetNames();
+    entry.places.set(value, place);
+  }
+
+  /** What lies in the table is not found any more, and is put there again when it comes. */
+  #forgetNames(): void {
+    this.#remembered = 0;
+    this.#names.clear();
+    const { method, scheme, authority, path, status, protocol } = this;
+    for (const entry of [method, scheme, authority, path, status, protocol]) this.#forgetEntry(entry);
   }
 
   #forgetEntry(entry: NameEntry): void {
@@ -229,7 +245,7 @@ export class HpackEncoder {
     this.#sizes[this.#inserted & this.#mask] = size;
     this.#count++;
     this.#size += size;
-    entry.places.set(value, this.#inserted);
+    this.#remember(entry, value, this.#inserted);
     entry.last = value;
     entry.lastPlace = this.#inserted;
     entry.namePlace = this.#inserted;
