@@ -1,6 +1,7 @@
 import { HauberkError, messageOf, failures } from "../base/errors.ts";
 import { exits, helpOf, readInput, shownWord, usageError, type Command } from "./command.ts";
 import { commands } from "./commands.ts";
+import { endOnCrash } from "./crash.ts";
 import { suggest } from "../policy/suggest.ts";
 import { showRefusal, streamTerminal, type Terminal } from "./terminal.ts";
 import { systemEnvironment } from "./system.ts";
@@ -10,10 +11,13 @@ import { release } from "./release.ts";
 export async function main(argv: readonly string[]): Promise<number> {
   const own = argv.includes("--") ? argv.slice(0, argv.indexOf("--")) : argv;
   const terminal = streamTerminal(own.includes("--json"));
+  endOnCrash((thrown) => void fail(thrown, terminal));
   try {
     return await dispatch(argv, terminal);
   } catch (thrown) {
     return fail(thrown, terminal);
+  } finally {
+    endOnCrash(undefined);
   }
 }
 

@@ -7,15 +7,18 @@ import { resilienceOptions } from "../resilience/options.ts";
 import { sidecarOptions } from "../sidecar/options.ts";
 import { Sidecar } from "../sidecar/sidecar.ts";
 import type { WorkersWanted } from "../sidecar/workers.ts";
+import { Faults } from "../telemetry/faults.ts";
 import { openLog, type Log } from "../telemetry/log.ts";
+import { Metrics } from "../telemetry/metrics.ts";
 import { http2Options } from "../transport/http2-options.ts";
 import { http1Options, tlsOptions } from "../transport/options.ts";
 import type { Input } from "./command.ts";
+import { endOnCrash, lastLine } from "./crash.ts";
 import { findHome } from "./home.ts";
 import { release } from "./release.ts";
 import { refuseUnknown, settle, type SettingSources } from "./settings.ts";
 import type { SidecarInput } from "./sidecar-input.ts";
-import { systemClock, systemMemory, systemRandom } from "./system.ts";
+import { systemClockFor, systemMemory, systemRandom } from "./system.ts";
 
 /** What `run` and `proxy` have in common: one sidecar in this process, with its log. */
 export interface StartedSidecar {
@@ -30,6 +33,10 @@ export async function startSidecar(
 ): Promise<StartedSidecar> {
   const sources = await settingSources(input);
   const log = openLog({ level: wanted.logLevel, fields: { program: "sidecar", service: serviceKey(wanted.service) } });
+  endOnCrash(lastLine(log));
+  const metrics = new Metrics();
+  const clock = systemClockFor((thrown) => faults.task(thrown));
+  const faults = new Faults({ log: log.logger, clock, metrics });
   try {
     const sidecar = await Sidecar.start({
       service: wanted.service,
@@ -51,7 +58,9 @@ export async function startSidecar(
       workers: wanted.workers === 1 ? undefined : await severalWorkers(input, wanted),
       release,
       pid: process.pid,
-      clock: systemClock,
+      clock,
+      metrics,
+      faults,
       random: systemRandom,
       memory: systemMemory,
       log: log.logger,

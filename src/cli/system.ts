@@ -2,17 +2,34 @@ import { randomBytes } from "node:crypto";
 import type { Clock } from "../base/clock.ts";
 import type { Random } from "../base/random.ts";
 
-/** The one place where the real clock, the real randomness and the environment are read. */
-export const systemClock: Clock = {
-  monotonicMs: () => performance.now(),
-  wallMs: () => Date.now(),
-  after(delayMs, task) {
-    // Node runs a longer delay at once; whoever waits longer is woken early and looks again.
-    const timer = setTimeout(task, Math.min(delayMs, 2 ** 31 - 1));
-    timer.unref();
-    return () => clearTimeout(timer);
-  },
-};
+/**
+ * The one place where the real clock, the real randomness and the environment are read.
+ * What a timer's task throws is told to `onFault`, and ends that task alone.
+ */
+export function systemClockFor(onFault: (thrown: unknown) => void): Clock {
+  const run = (task: () => void): void => {
+    try {
+      task();
+    } catch (thrown) {
+      onFault(thrown);
+    }
+  };
+  return {
+    monotonicMs: () => performance.now(),
+    wallMs: () => Date.now(),
+    after(delayMs, task) {
+      // Node runs a longer delay at once; whoever waits longer is woken early and looks again.
+      const timer = setTimeout(run, Math.min(delayMs, 2 ** 31 - 1), task);
+      timer.unref();
+      return () => clearTimeout(timer);
+    },
+  };
+}
+
+/** For what runs once: a task that throws ends the process. */
+export const systemClock: Clock = systemClockFor((thrown) => {
+  throw thrown;
+});
 
 export const systemRandom: Random = {
   draw: () => Math.random(),

@@ -95,7 +95,9 @@ test("a bug in a back-off's timer is answered as BUG, and the timers behind it r
   bench.clock.advance(1_000);
   const other = bench.opened[1]?.connection.last;
   other?.respond(200);
-  expect(exchanges.map((exchange) => codeOf(exchange) ?? exchange.answer?.status).toSorted()).toEqual([200, "BUG"]);
+  expect(new Set(exchanges.map((exchange) => codeOf(exchange) ?? exchange.answer?.status))).toEqual(
+    new Set([200, "BUG"]),
+  );
   expect(exchanges.find((exchange) => codeOf(exchange) === "BUG")?.answer?.status).toBe(500);
   expect(open(bench)).toBe(0);
   expect(bench.faults).toHaveLength(1);

@@ -14,7 +14,8 @@ import { Proxy, type ProxyContext, type ProxyOptions } from "../proxy/proxy.ts";
 import { buildSnapshot, emptySnapshot, type Snapshot } from "../proxy/snapshot.ts";
 import { AccessLog } from "../telemetry/access-log.ts";
 import type { Logger } from "../telemetry/logger.ts";
-import { Metrics, prometheusContentType } from "../telemetry/metrics.ts";
+import type { Faults } from "../telemetry/faults.ts";
+import { type Metrics, prometheusContentType } from "../telemetry/metrics.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import { listenAdmin } from "./admin-server.ts";
 import type { DataPlane } from "./data-plane.ts";
@@ -65,6 +66,8 @@ export interface SidecarContext {
   readonly random: Random;
   readonly memory: Memory;
   readonly log: Logger;
+  readonly metrics: Metrics;
+  readonly faults: Faults;
   readonly options: ProxyOptions & {
     readonly sidecar: OptionValues<typeof sidecarOptions>;
     readonly identity: OptionValues<typeof identityOptions>;
@@ -106,7 +109,7 @@ export class Sidecar {
     const folder = await StateFolder.open(context.stateFolder, context);
     let identity: WorkloadIdentity | undefined;
     try {
-      const metrics = new Metrics();
+      const { metrics } = context;
       identity = await WorkloadIdentity.open({
         stateFolder: folder,
         tokenSource: context.tokenSource,
@@ -135,7 +138,7 @@ export class Sidecar {
     } catch (thrown) {
       // A renewal may be under way: it must not write to a folder that another process has locked by then.
       await identity?.stop();
-      await folder.close();
+      await folder.abandon();
       throw thrown;
     }
   }
@@ -165,7 +168,7 @@ export class Sidecar {
       this.#refuse = resolve;
     });
     this.#watch = new WatchClient({
-      open: (identity, events) => made.identity.openWatch(identity, events),
+      open: async (identity, events) => made.identity.openWatch(identity, events),
       identity: made.identity.current,
       clock: context.clock,
       random: context.random,
@@ -326,9 +329,11 @@ export class Sidecar {
     }
     if (this.#vetting) return;
     this.#vetting = true;
-    void this.#vet().finally(() => {
-      this.#vetting = false;
-    });
+    this.#vet()
+      .catch(this.#context.faults.task)
+      .finally(() => {
+        this.#vetting = false;
+      });
   }
 
   async #vet(): Promise<void> {

@@ -35,6 +35,7 @@ export interface WorkerTerms {
   readonly ask: Ask;
   /** A worker that answers nothing for this long is ended. */
   readonly silenceMs: number;
+  readonly onFault: (thrown: unknown) => void;
 }
 
 export type Entries = ReadonlyMap<string, StateValue>;
@@ -101,7 +102,7 @@ export class WorkerProcess {
     const { settings, identity, entries } = start;
     this.#tell({ type: "start", settings, identity: wireIdentity(identity), entries: [...entries] });
     this.#cancelWatch = terms.clock.after(startMs, () => this.#kill("it did not start in time"));
-    void this.exited.then((how) => this.#ended(how));
+    this.exited.then((how) => this.#ended(how)).catch(terms.onFault);
   }
 
   get pid(): number {
@@ -189,7 +190,17 @@ export class WorkerProcess {
       this.#channel.close();
       this.#lost(message.message);
     } else {
+      this.#take(message);
+    }
+  }
+
+  /** What cannot be done about a worker's word costs that worker: it may never get the answer that it waits for. */
+  #take(message: FromWorker): void {
+    try {
       this.#hear(message);
+    } catch (thrown) {
+      this.#terms.onFault(thrown);
+      this.#kill("what it said could not be heard");
     }
   }
 
@@ -201,7 +212,8 @@ export class WorkerProcess {
       case "failed":
         return this.#fail(failureOf(message));
       case "ask":
-        return void this.#answer(message.number, message.service);
+        this.#answer(message.number, message.service).catch(this.#terms.onFault);
+        return undefined;
       case "measured":
         return this.#measures.get(message.number)?.(message.families);
       case "described":

@@ -8,6 +8,7 @@ import type { ServiceView, StateValue } from "../contract/watch.ts";
 import { Proxy } from "../proxy/proxy.ts";
 import { buildSnapshot, emptySnapshot, type Snapshot } from "../proxy/snapshot.ts";
 import { AccessLog } from "../telemetry/access-log.ts";
+import { Faults } from "../telemetry/faults.ts";
 import type { Log, LogLevel } from "../telemetry/log.ts";
 import type { LogFields, Logger } from "../telemetry/logger.ts";
 import { Metrics } from "../telemetry/metrics.ts";
@@ -19,7 +20,8 @@ import { failureOf, identityOf, wireFamilies, type FromWorker, type ToWorker } f
 export interface WorkerContext {
   /** To the sidecar. */
   readonly stream: Duplex;
-  readonly clock: Clock;
+  /** A clock that tells of what its tasks throw. */
+  readonly clockFor: (onFault: (thrown: unknown) => void) => Clock;
   readonly random: Random;
   readonly openLog: (level: LogLevel, fields: LogFields) => Log;
   /** Ends the process. */
@@ -62,6 +64,7 @@ class Worker {
   readonly #log: Log;
   readonly #logger: Logger;
   readonly #metrics = new Metrics();
+  readonly #faults: Faults;
   readonly #entries: Map<string, StateValue>;
   readonly #snapshot: Published<Snapshot>;
   readonly #identity: Published<TlsIdentity | undefined>;
@@ -75,12 +78,14 @@ class Worker {
     { settings, identity, entries }: Extract<ToWorker, { type: "start" }>,
     say: (message: FromWorker) => void,
   ) {
-    const { clock, random } = context;
+    const { random } = context;
     const { worker, accessLog, proxy } = settings;
     this.#context = context;
     this.#say = say;
     this.#log = context.openLog(settings.logLevel, { program: "sidecar", service: serviceKey(proxy.service), worker });
     this.#logger = this.#log.logger;
+    const clock = context.clockFor((thrown) => this.#faults.task(thrown));
+    this.#faults = new Faults({ log: this.#logger, clock, metrics: this.#metrics });
     this.#entries = new Map(entries);
     this.#snapshot = new Published(buildSnapshot(this.#entries, emptySnapshot));
     this.#identity = new Published(identityOf(identity));
@@ -123,15 +128,24 @@ class Worker {
       case "unanswered":
         return this.#question(message.number)?.fail(failureOf(message));
       case "measure":
-        return this.#say({ type: "measured", number: message.number, families: wireFamilies(this.#metrics.view()) });
       case "describe":
-        return this.#say({ type: "described", number: message.number, description: this.#proxy.describe() });
+        return this.#tell(message);
       case "ping":
         return this.#say({ type: "pong" });
       case "drain":
         return void this.#drain(message.withinMs);
       case "stop":
         return void this.#stop();
+    }
+  }
+
+  /** Whoever only looks must not be able to end what carries traffic. */
+  #tell({ type, number }: Extract<ToWorker, { type: "measure" | "describe" }>): void {
+    try {
+      if (type === "measure") this.#say({ type: "measured", number, families: wireFamilies(this.#metrics.view()) });
+      else this.#say({ type: "described", number, description: this.#proxy.describe() });
+    } catch (thrown) {
+      this.#faults.task(thrown);
     }
   }
 

@@ -6,6 +6,7 @@ import { RouteeHealth, routeeCheck } from "../proxy/health.ts";
 import type { PlainAddress } from "../proxy/plain-listener.ts";
 import type { ProxyContext } from "../proxy/proxy.ts";
 import { backoffMs } from "../resilience/backoff.ts";
+import { Faults } from "../telemetry/faults.ts";
 import type { LogLevel } from "../telemetry/log.ts";
 import { countsOf, mergeFamilies, renderFamilies, totalOf, type FamilyView } from "../telemetry/metric-view.ts";
 import type { Counter } from "../telemetry/metrics.ts";
@@ -67,6 +68,7 @@ export class Workers implements DataPlane {
   readonly #seats: readonly Seat[];
   readonly #restarts: Counter;
   readonly #silent: Counter;
+  readonly #faults: Faults;
   #settings: ProxySettings | undefined;
   #claims: ClaimedPort[] = [];
   #ports = { inboundPort: 0, outboundPort: 0 };
@@ -80,6 +82,7 @@ export class Workers implements DataPlane {
     this.#context = context;
     this.#use = use;
     const { clock, log, metrics, options, routee } = context;
+    this.#faults = new Faults({ clock, log, metrics });
     const requests = metrics.counter({
       name: "hauberk_worker_requests_total",
       help: "Requests by worker process: how evenly connections are spread.",
@@ -242,7 +245,7 @@ export class Workers implements DataPlane {
     const process = new WorkerProcess(
       this.#spawn(),
       { settings, identity: identity.read(), entries: entries.read() },
-      { clock, log, ask, silenceMs: options.workerSilenceMs },
+      { clock, log, ask, silenceMs: options.workerSilenceMs, onFault: this.#faults.task },
     );
     seat.process = process;
     seat.counted = [];
@@ -263,7 +266,7 @@ export class Workers implements DataPlane {
 
   #keepFilled(seat: Seat, process: WorkerProcess): void {
     const beganMs = this.#context.clock.monotonicMs();
-    void process.exited.then((how) => this.#ended(seat, { process, how, beganMs }));
+    process.exited.then((how) => this.#ended(seat, { process, how, beganMs })).catch(this.#faults.task);
   }
 
   #ended(seat: Seat, gone: { process: WorkerProcess; how: string; beganMs: number }): void {
@@ -295,13 +298,15 @@ export class Workers implements DataPlane {
     const { log } = this.#context;
     const process = this.#open(seat);
     this.#keepFilled(seat, process);
-    process.listening.then(
-      () => log.info("a worker was replaced", { worker: seat.worker, workerPid: process.pid }),
-      (thrown: unknown) => {
-        log.error("a worker cannot take its place", { worker: seat.worker, because: messageOf(thrown) });
-        void process.stop(stopMs);
-      },
-    );
+    process.listening
+      .then(
+        () => log.info("a worker was replaced", { worker: seat.worker, workerPid: process.pid }),
+        (thrown: unknown) => {
+          log.error("a worker cannot take its place", { worker: seat.worker, because: messageOf(thrown) });
+          return process.stop(stopMs);
+        },
+      )
+      .catch(this.#faults.task);
   }
 
   #end(): void {
@@ -312,7 +317,15 @@ export class Workers implements DataPlane {
   }
 
   #everyone(task: (process: WorkerProcess) => void): void {
-    for (const { process } of this.#living()) task(process);
+    for (const { process } of this.#living()) {
+      try {
+        task(process);
+      } catch (thrown) {
+        // It does not know now who may call whom.
+        this.#faults.task(thrown);
+        process.stop(stopMs).catch(this.#faults.task);
+      }
+    }
   }
 
   #living(): (Seat & { process: WorkerProcess })[] {

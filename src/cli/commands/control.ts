@@ -3,16 +3,18 @@ import { controlOptions } from "../../control/options.ts";
 import { ControlPlane, type Address } from "../../control/control-plane.ts";
 import { registryOptions } from "../../registry/options.ts";
 import { storageOptions } from "../../storage/options.ts";
+import { Faults } from "../../telemetry/faults.ts";
 import { openLog, type LogLevel } from "../../telemetry/log.ts";
 import { exits, usageError, type Input, type Run } from "../command.ts";
 import { splitAddress, type Config } from "../config.ts";
+import { endOnCrash, lastLine } from "../crash.ts";
 import { lockControl } from "../control-lock.ts";
 import { requireHome } from "../home.ts";
 import { openAuthority } from "../open-authority.ts";
 import { release } from "../release.ts";
 import { refuseUnknown, settle } from "../settings.ts";
 import { onEnd } from "../signals.ts";
-import { systemClock, systemRandom } from "../system.ts";
+import { systemClockFor, systemRandom } from "../system.ts";
 import { optionTables } from "../tables.ts";
 import { show } from "../terminal.ts";
 
@@ -33,6 +35,9 @@ export const run: Run = async (input) => {
   const opened = await openAuthority({ input, home });
   refuseUnknown(await optionTables(), opened.config.options);
   const log = openLog({ level, fields: { program: "control" } });
+  endOnCrash(lastLine(log));
+  const clock = systemClockFor((thrown) => faults.task(thrown));
+  const faults = new Faults({ log: log.logger, clock });
   const sources = { environment: input.environment, file: opened.config.options };
   const ended = new Promise<NodeJS.Signals>((resolve) => {
     onEnd({
@@ -50,7 +55,7 @@ export const run: Run = async (input) => {
     const plane = await ControlPlane.start({
       store: opened.store,
       authority: opened.authority,
-      clock: systemClock,
+      clock,
       random: systemRandom,
       log: log.logger,
       options: {

@@ -1,5 +1,6 @@
 import { childEnvironment, startChild, type Child } from "../child.ts";
 import { exits, usageError, type Input, type Run } from "../command.ts";
+import { endOnCrash, lastLine } from "../crash.ts";
 import { readSidecarInput } from "../sidecar-input.ts";
 import { exitBy, onEnd } from "../signals.ts";
 import { readyLine, startSidecar, type StartedSidecar } from "../start-sidecar.ts";
@@ -38,7 +39,13 @@ export const run: Run = async (input) => {
     // Standard output belongs to the program.
     if (input.terminal.json) input.terminal.err(readyLine(started.sidecar));
     const environment = childEnvironment(input.environment, { port: started.sidecar.outboundPort, secret });
-    child = await startChild(input.program, environment, systemClock);
+    const program = await startChild(input.program, environment, systemClock);
+    child = program;
+    endOnCrash((thrown, origin) => {
+      lastLine(started.log)(thrown, origin);
+      // Without its sidecar it would serve nobody, and keep the port from the next start.
+      program.end("SIGTERM", graceMs);
+    });
     return await together(input, started, { child, asked, graceMs });
   } finally {
     await started.sidecar.stop();
