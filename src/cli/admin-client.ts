@@ -1,11 +1,12 @@
 import { createPrivateKey, generateKeyPairSync, type KeyObject } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { PeerCertificate } from "node:tls";
 import { Agent, request } from "undici";
 import { failures, HauberkError, isRefusal, messageOf, type FailureCode } from "../base/errors.ts";
 import { controlId } from "../base/spiffe-id.ts";
 import type { AdminRenewed } from "../contract/admin.ts";
+import { makeFolder } from "../identity/make-folder.ts";
 import { readCertificate, type Certificate } from "../x509/certificate.ts";
 import { writeCsr } from "../x509/csr.ts";
 import { fromPem, toPem } from "../x509/pem.ts";
@@ -193,7 +194,7 @@ export function writeAdmin(
   name: string,
   made: { key: KeyObject; chain: readonly string[]; roots: readonly string[] },
 ): string {
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  makeFolder(folder, { mode: 0o700 });
   const file = join(folder, `${name}.pem`);
   const chain = made.chain.map((der) => toPem("CERTIFICATE", Buffer.from(der, "base64"))).join("");
   replace(

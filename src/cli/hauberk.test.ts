@@ -1,5 +1,6 @@
-import { execFile } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -114,10 +115,57 @@ test.each(["EACCES", "EPERM", "EROFS"])("a place that the system keeps from this
   const state = join(tmpdir(), "hauberk-kept", "kept");
   const run = await startWith(forbid, ["run", "--service", "web", "--state", state, "--", "true"]);
   expect(run.err).toBe(
-    `error: Cannot use ${state}: this user may not (USAGE)\n` +
+    `error: Cannot make the folder ${state}: ${code === "EROFS" ? "that file system is read-only" : "this user may not"} (USAGE)\n` +
+      "hint: Name a place where this user may make folders (--home, --state, XDG_STATE_HOME), or run this as the user whom it belongs to\n",
+  );
+  expect([run.code, existsSync(join(state, ".."))]).toEqual([2, false]);
+});
+
+test("a file that the system keeps from this user is no bug either", async () => {
+  const forbid = `import fs from "node:fs"; import { syncBuiltinESMExports } from "node:module";
+    const chmod = fs.chmodSync;
+    fs.chmodSync = (path, ...more) => {
+      if (!path.endsWith("lock")) return chmod(path, ...more);
+      throw Object.assign(new Error("EPERM: no"), { code: "EPERM", path });
+    };
+    syncBuiltinESMExports();`;
+  const state = mkdtempSync(join(tmpdir(), "hauberk-kept-"));
+  onTestFinished(() => rmSync(state, { recursive: true }));
+  const run = await startWith(forbid, ["run", "--service", "web", "--state", state, "--", "true"]);
+  expect(run.err).toBe(
+    `error: Cannot use ${join(state, "lock")}: this user may not (USAGE)\n` +
       "hint: Run this as the user whom it belongs to, or name another place (--home, --state)\n",
   );
   expect(run.code).toBe(2);
+});
+
+test.skipIf(process.platform !== "linux")(
+  "a state folder in a place that takes no folders ends at once with the reason (skipped without /proc)",
+  async () => {
+    const ended = await Promise.all([
+      start(["run", "--service", "web", "--state", "/proc/hauberk/web", "--", "true"]),
+      start(["init", "/proc/hauberk"]),
+    ]);
+    for (const { code, err } of ended) {
+      expect(code).toBe(2);
+      expect(err).toMatch(
+        /^error: Cannot make .* \/proc\/hauberk.*: that file system takes no new folders \(USAGE\)\nhint: /,
+      );
+    }
+  },
+);
+
+test("a mesh home whose passphrases cannot be kept is not begun", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "hauberk-init-"));
+  onTestFinished(() => rmSync(folder, { recursive: true }));
+  writeFileSync(join(folder, "file"), "");
+  const home = join(folder, "mesh");
+  const { code, err } = await startWith(`process.env.XDG_STATE_HOME = ${JSON.stringify(join(folder, "file"))};`, [
+    "init",
+    home,
+  ]);
+  expect([code, existsSync(join(home, "ca"))]).toEqual([2, false]);
+  expect(err).toContain(`Cannot keep passphrases in ${join(folder, "file", "hauberk", "passphrases")}: `);
 });
 
 test("a second control plane for the same mesh home does not start", async () => {
@@ -131,4 +179,16 @@ test("a second control plane for the same mesh home does not start", async () =>
   const { code, err } = await start(["control", "--home", home, "--json"]);
   expect(code).toBe(69);
   expect(JSON.parse(err)).toMatchObject({ code: "STATE_LOCKED" });
+});
+
+test.each(["stdout", "stderr"] as const)("whoever stops reading %s ends nothing by that", async (name) => {
+  const words = name === "stdout" ? ["--help"] : ["fly"];
+  // It is started when the reader is gone already.
+  const child = spawn(process.execPath, [program, ...words], { stdio: ["ignore", "pipe", "pipe"] });
+  child[name].destroy();
+  let said = "";
+  const other = name === "stdout" ? child.stderr : child.stdout;
+  other.on("data", (chunk: Buffer) => (said += chunk.toString()));
+  const [code] = (await once(child, "close")) as [number | null];
+  expect({ code, said }).toEqual({ code: name === "stdout" ? 0 : 2, said: "" });
 });

@@ -1,9 +1,10 @@
 import { generateKeyPairSync } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { Authority } from "../authority/authority.ts";
 import { authorityOptions } from "../authority/options.ts";
 import { HauberkError, isRefusal } from "../base/errors.ts";
+import { makeFolder } from "../identity/make-folder.ts";
 import { storageOptions } from "../storage/options.ts";
 import { openSqliteStore } from "../storage/sqlite-store.ts";
 import type { Store } from "../storage/store.ts";
@@ -37,7 +38,7 @@ export async function openAuthority(opening: Opening): Promise<Opened> {
   const passphrase = opening.passphrase ?? findPassphrase(input, home);
   const sources = { environment: input.environment, file: config.options };
   const file = resolve(home.folder, config.store);
-  mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
+  makeFolder(dirname(file), { mode: 0o700, what: "make the folder of the store," });
   const store = await openSqliteStore({
     file,
     trustDomain: config.trustDomain,
@@ -88,9 +89,13 @@ export async function issueAdmin(authority: Authority, home: Home, name: string)
   return writeAdmin(join(home.certs, "admin"), name, { key: privateKey, chain: issued.chain, roots: issued.roots });
 }
 
+export function passphrasesFolder(state: string): string {
+  return join(state, "passphrases");
+}
+
 /** Named after the root it belongs to: several mesh homes of one user do not meet. */
 export function passphraseFile(state: string, rootFingerprint: string, name: string): string {
-  return join(state, "passphrases", rootFingerprint.slice(0, 16), name);
+  return join(passphrasesFolder(state), rootFingerprint.slice(0, 16), name);
 }
 
 function findPassphrase(input: Input, home: Home): string {

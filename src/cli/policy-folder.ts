@@ -1,6 +1,6 @@
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join, relative, resolve } from "node:path";
-import { HauberkError } from "../base/errors.ts";
+import { HauberkError, messageOf } from "../base/errors.ts";
 import type { PolicyCase } from "../policy/cases.ts";
 import { readCases } from "../policy/read-cases.ts";
 import { readPolicySet, type PolicyFile, type Problem } from "../policy/read-yaml.ts";
@@ -35,7 +35,7 @@ export function readPolicyFolder(input: Input, named: string | undefined): Polic
   const trustDomain = home === undefined ? "mesh.local" : readConfig(home.configFile).trustDomain;
   const files = yamlBelow(folder, "cases").map((path): PolicyFile => ({
     path: shown(input, path),
-    text: readFileSync(path, "utf8"),
+    text: textOf(input, path),
   }));
   const set = readPolicySet(files, { trustDomain, readFile: (path) => readFileSync(resolve(input.cwd, path), "utf8") });
   if (set.is === "refused") throw invalid(set.problems);
@@ -49,7 +49,7 @@ export function readPolicyFolder(input: Input, named: string | undefined): Polic
 export function readCaseFolder(input: Input, folder: string): readonly PolicyCase[] {
   const policies = new Set(yamlBelow(folder, "cases"));
   const paths = yamlBelow(folder).filter((path) => !policies.has(path));
-  const set = readCases(paths.map((path) => ({ path: shown(input, path), text: readFileSync(path, "utf8") })));
+  const set = readCases(paths.map((path) => ({ path: shown(input, path), text: textOf(input, path) })));
   if (set.is === "refused") throw invalid(set.problems);
   if (set.cases.length === 0) {
     throw new HauberkError(
@@ -67,12 +67,31 @@ function shown(input: Input, path: string): string {
   return short.startsWith("..") ? path : short;
 }
 
+function textOf(input: Input, path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (thrown) {
+    const { code } = thrown as NodeJS.ErrnoException;
+    // Whoever may not read it is told so like everywhere else.
+    if (code === "EACCES" || code === "EPERM") throw thrown;
+    throw new HauberkError(
+      "POLICY_INVALID",
+      `Cannot read ${shown(input, path)}: ${messageOf(thrown)}`,
+      "Mend the file, or take it out of the folder: a set is used whole or not at all",
+      thrown,
+    );
+  }
+}
+
 function yamlBelow(folder: string, except?: string): string[] {
-  return readdirSync(folder, { withFileTypes: true })
-    .flatMap((entry) => {
-      const path = join(folder, entry.name);
-      if (entry.isDirectory()) return entry.name === except ? [] : yamlBelow(path, except);
-      return /\.ya?ml$/.test(entry.name) ? [path] : [];
+  return readdirSync(folder)
+    .flatMap((name) => {
+      const path = join(folder, name);
+      // Links are followed: a team's folder that is one must not be left out.
+      if (statSync(path, { throwIfNoEntry: false })?.isDirectory() === true)
+        return name === except ? [] : yamlBelow(path, except);
+      // Emacs marks a file that is being edited with a link of this name, which leads nowhere.
+      return /\.ya?ml$/.test(name) && !name.startsWith(".#") ? [path] : [];
     })
     .sort();
 }

@@ -8,6 +8,11 @@ function recording(json: boolean): Terminal & { readonly said: { out: string[]; 
   return { json, said, out: (text) => void said.out.push(text), err: (text) => void said.err.push(text) };
 }
 
+test("a table takes as many rows as there are", () => {
+  const rows = Array.from({ length: 200_000 }, (_, index) => [String(index), "x"]);
+  expect(table(["ID", "X"], rows, "none").split("\n").at(-1)).toBe("199999  x");
+});
+
 test.each([
   [0, "0s"],
   [999, "0s"],

@@ -9,11 +9,18 @@ export interface Terminal {
 }
 
 export function streamTerminal(json: boolean): Terminal {
+  for (const stream of [process.stdout, process.stderr])
+    if (!stream.listeners("error").includes(readerGone)) stream.on("error", readerGone);
   return {
     json,
     out: (text) => void process.stdout.write(text.endsWith("\n") ? text : `${text}\n`),
     err: (text) => void process.stderr.write(text.endsWith("\n") ? text : `${text}\n`),
   };
+}
+
+/** Whoever reads may stop at any line, as `head` does: what is left is for nobody, and no reason to end a sidecar. */
+function readerGone(error: NodeJS.ErrnoException): void {
+  if (error.code !== "EPIPE") throw error;
 }
 
 /** The result as JSON where that was asked for, else as text. */
@@ -40,8 +47,9 @@ export function paint(colour: "red" | "green" | "cyan" | "yellow" | "dim" | "bol
 /** A table with aligned columns, without lines around them; `empty` is what stands there without a row: "No tokens". */
 export function table(header: readonly string[], rows: readonly (readonly string[])[], empty: string): string {
   if (rows.length === 0) return empty;
+  // No spread: there may be more rows than a call takes arguments.
   const widths = header.map((title, column) =>
-    Math.max(title.length, ...rows.map((row) => (row[column] ?? "").length)),
+    rows.reduce((width, row) => Math.max(width, (row[column] ?? "").length), title.length),
   );
   const line = (cells: readonly string[]): string =>
     cells

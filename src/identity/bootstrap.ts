@@ -25,21 +25,26 @@ export interface Enrolled {
   readonly recovery: Recovery;
 }
 
+export interface Enrollment {
+  readonly folder: StateFolder;
+  readonly expect: ServiceName | undefined;
+  readonly context: ControlContext;
+  /** Told of each address that did not help, as soon as that is known: the next one may take its time. */
+  readonly missed?: (refusal: Refusal) => void;
+}
+
 /**
  * Turns an enrollment token into an identity (DESIGN, section 5, sentences 1 to 3). The token leaves this machine only after
  * the other end has proven to be the control plane under a root that the token itself names.
  */
-export async function enroll(
-  tokenText: string,
-  use: { readonly folder: StateFolder; readonly expect: ServiceName | undefined; readonly context: ControlContext },
-): Promise<Enrolled | Refusal> {
+export async function enroll(tokenText: string, use: Enrollment): Promise<Enrolled | Refusal> {
   const claims = readToken(tokenText);
   if (isRefusal(claims)) return claims;
   const other = otherThanWanted(claims, use.expect);
   if (other !== undefined) return other;
-  const keys = await keysFor(tokenText, use.folder);
-  const roots = await pinnedRoots(claims, use.context);
+  const roots = await pinnedRoots(claims, use);
   if (isRefusal(roots)) return roots;
+  const keys = await keysFor(tokenText, use.folder);
   const body: EnrollRequest = {
     token: tokenText,
     csr: writeCsr(keys.key).toString("base64"),
@@ -48,6 +53,8 @@ export async function enroll(
   const { trustDomain, urls } = claims;
   const question = { method: "POST", path: "/v1/enroll", body, read: readIssuedAnswer } as const;
   const answer = await askControl({ urls, roots, trustDomain }, question, use.context);
+  // A token that was refused brings nothing with these keys, now or later.
+  if (isRefusal(answer) && answer.code.startsWith("TOKEN_")) await forgetEnrolling(use.folder);
   if (isRefusal(answer)) return answer;
   const issued = verifyIssued(answer, {
     key: keys.key,
@@ -86,16 +93,28 @@ async function keysFor(tokenText: string, folder: StateFolder): Promise<Enrollin
   return enrolling;
 }
 
-async function pinnedRoots(claims: TokenClaims, context: ControlContext): Promise<readonly Certificate[] | Refusal> {
+async function pinnedRoots(
+  claims: TokenClaims,
+  { context, missed }: Enrollment,
+): Promise<readonly Certificate[] | Refusal> {
   const pins = new Set(claims.roots);
-  let worst: Refusal | undefined;
+  const refusals: Refusal[] = [];
   for (const url of claims.urls) {
     const roots = await fetchPinnedRoots(url, pins, context);
     if (!isRefusal(roots)) return roots;
-    // A wrong root says more than an address at which nobody answered.
-    if (worst?.code !== "ROOT_NOT_PINNED") worst = roots;
+    refusals.push(roots);
+    missed?.(roots);
   }
-  return worst as Refusal;
+  const [first, ...more] = refusals as [Refusal, ...Refusal[]];
+  // A wrong root says more than an address at which nobody answered.
+  const worst = refusals.find(({ code }) => code !== "CONTROL_UNREACHABLE");
+  if (worst !== undefined || more.length === 0) return worst ?? first;
+  const each = refusals.map(({ message }) => message.replace(/^Cannot fetch the roots from /, ""));
+  return refuse(
+    "CONTROL_UNREACHABLE",
+    `Cannot reach the control plane at any address of the token: ${each.join("; ")}`,
+    first.hint,
+  );
 }
 
 function recoveryOf(issued: Issued, keys: Enrolling): Recovery {

@@ -58,7 +58,7 @@ export function connectControl(
     );
     const fail = (thrown: unknown): void => {
       cancel();
-      resolve(unreachable(url, messageOf(thrown)));
+      resolve(unreachable(url, whyUnreachable(thrown)));
     };
     socket.once("error", fail);
     // A connection that ends without an error before it is secure is a failure as well.
@@ -85,6 +85,23 @@ export function unreachable(url: string, because: string): Refusal {
     "Check that it runs and that its port can be reached from here",
   );
 }
+
+/** Why a connection did not come about, in words; those of Node are kept where we have none. */
+export function whyUnreachable(thrown: unknown): string {
+  const { code, errors } = thrown as NodeJS.ErrnoException & { errors?: readonly unknown[] };
+  // A name with several addresses gives one error for all, without a word of its own.
+  const said = messageOf(thrown) === "" && errors !== undefined ? errors.map(messageOf).join(", ") : messageOf(thrown);
+  return code !== undefined && Object.hasOwn(reasons, code) ? (reasons[code] ?? said) : said;
+}
+
+const reasons: Readonly<Record<string, string>> = {
+  ECONNREFUSED: "nothing listens there",
+  ENOTFOUND: "there is no host of this name",
+  EAI_AGAIN: "the name cannot be looked up now",
+  EHOSTUNREACH: "there is no way to it from here",
+  ENETUNREACH: "there is no way to it from here",
+  EPROTO: "what listens there does not speak TLS as a control plane does",
+};
 
 function shown(identity: TlsIdentity): { cert: string; key: string } {
   return {

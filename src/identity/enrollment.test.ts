@@ -1,7 +1,8 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createServer, type AddressInfo, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, expect, onTestFinished, test } from "vitest";
 import { FakeControl, type FakeControlWish } from "../../test/support/fake-control.ts";
 import { ManualClock } from "../../test/support/manual-clock.ts";
 import { makeTestPki, type TestPki } from "../../test/support/pki.ts";
@@ -9,7 +10,7 @@ import { SeededRandom } from "../../test/support/seeded-random.ts";
 import { defaultsOf } from "../base/options.ts";
 import { fingerprintOf } from "../x509/certificate.ts";
 import { toPem } from "../x509/pem.ts";
-import { silent } from "../telemetry/logger.ts";
+import { silent, type LogFields } from "../telemetry/logger.ts";
 import { identityOptions } from "./options.ts";
 import { StateFolder } from "./state-folder.ts";
 import { WorkloadIdentity } from "./workload-identity.ts";
@@ -178,10 +179,67 @@ test("an answer with another identity, another key, a foreign chain or an ended 
 test("a refusal of the control plane is passed on as it is", async () => {
   const control = await controlPlane();
   control.refusals.set("/v1/enroll", "TOKEN_ALREADY_USED");
-  await expect(enrollWith(control.token(), await stateFolder())).rejects.toMatchObject({
+  const folder = await stateFolder();
+  await expect(enrollWith(control.token(), folder)).rejects.toMatchObject({
     code: "TOKEN_ALREADY_USED",
     hint: "Do otherwise",
   });
+  // Nothing comes of a token that was refused, nor of the keys that were made for it.
+  expect(readdirSync(folder.path)).not.toContain("enrolling.json");
+});
+
+test("before a control plane has shown a root that the token names, nothing is kept", async () => {
+  const control = await controlPlane();
+  await control.end();
+  const folder = await stateFolder();
+  const { port } = new URL(control.enrollmentUrl);
+  const urls = [control.enrollmentUrl, `https://127.0.0.2:${port}`];
+  await expect(enrollWith(control.token({ urls }), folder)).rejects.toMatchObject({
+    code: "CONTROL_UNREACHABLE",
+    message: `Cannot reach the control plane at any address of the token: ${urls[0]}: nothing listens there; ${urls[1]}: nothing listens there`,
+    hint: expect.stringContaining("addresses.advertise") as unknown,
+  });
+  expect(readdirSync(folder.path).toSorted()).toEqual(["lock", "lock.pid"]);
+});
+
+test("whoever waits for a control plane that does not answer is told so within seconds, and then every ten, with the address", async () => {
+  const held: Socket[] = [];
+  const silence = createServer((socket) => void held.push(socket.on("error", () => undefined)));
+  await new Promise<void>((resolve) => void silence.listen(0, "127.0.0.1", resolve));
+  onTestFinished(() => {
+    for (const socket of held) socket.destroy();
+    silence.close();
+  });
+  const url = `https://127.0.0.1:${(silence.address() as AddressInfo).port}`;
+  const beganMs = clock.monotonicMs();
+  const told: { atMs: number; fields: LogFields | undefined }[] = [];
+  const warn = (_message: string, fields?: LogFields): void =>
+    void told.push({ atMs: clock.monotonicMs() - beganMs, fields });
+  const control = await controlPlane();
+  const over: unknown[] = [];
+  WorkloadIdentity.open({
+    stateFolder: await stateFolder(),
+    tokenSource: () => Promise.resolve(control.token({ urls: [url, url] })),
+    clock,
+    random: new SeededRandom(7),
+    log: { ...silent, warn },
+    options: { ...options, enrollWaitMs: 60_000 },
+  }).catch((thrown: unknown) => over.push(thrown));
+  while (over.length === 0) {
+    await new Promise((resolve) => setImmediate(resolve));
+    clock.advance(10);
+  }
+  expect(over[0]).toMatchObject({ code: "CONTROL_UNREACHABLE" });
+  expect(clock.monotonicMs() - beganMs).toBeLessThan(75_000);
+  expect(told[0]?.atMs).toBeLessThanOrEqual(4_000);
+  expect(told[0]?.fields).toMatchObject({
+    because: `Cannot fetch the roots from ${url}: no connection within 3000 ms`,
+    hint: expect.stringContaining("can be reached from here") as unknown,
+    waitsForMs: expect.any(Number) as unknown,
+  });
+  const gaps = told.slice(1).map(({ atMs }, index) => atMs - (told[index]?.atMs ?? 0));
+  expect(gaps.length).toBeGreaterThanOrEqual(3);
+  expect(gaps.filter((gapMs) => gapMs < 10_000)).toEqual([]);
 });
 
 test.each(["drop", "RATE_LIMITED", "STORE_FAILED"] as const)(

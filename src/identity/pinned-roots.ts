@@ -1,9 +1,10 @@
 import { request } from "node:https";
 import type { Clock } from "../base/clock.ts";
-import { isRefusal, messageOf, refuse, type Refusal } from "../base/errors.ts";
+import { isRefusal, refuse, type Refusal } from "../base/errors.ts";
 import type { OptionValues } from "../base/options.ts";
 import { readRootsAnswer } from "../contract/read-enrollment.ts";
 import { fingerprintOf, readCertificate, type Certificate } from "../x509/certificate.ts";
+import { whyUnreachable } from "./control-connection.ts";
 import type { identityOptions } from "./options.ts";
 
 /**
@@ -27,8 +28,8 @@ export async function fetchPinnedRoots(
   } catch (thrown) {
     return refuse(
       "CONTROL_UNREACHABLE",
-      `Cannot fetch the roots from ${url}: ${messageOf(thrown)}`,
-      "Check that the control plane runs and that its enrollment port can be reached from here",
+      `Cannot fetch the roots from ${url}: ${whyUnreachable(thrown)}`,
+      "Check that the control plane runs and that its enrollment port can be reached from here; where the address is wrong, set addresses.advertise in the control plane's hauberk.yaml and make a new token",
     );
   }
   const answer = readRootsAnswer(body);
@@ -61,8 +62,14 @@ function fetchUnverified(
       headers: { accept: "application/json", connection: "close" },
     });
     const { controlConnectMs, controlAnswerMs } = context.options;
-    const cancel = context.clock.after(controlConnectMs + controlAnswerMs, () =>
-      asked.destroy(new Error(`no answer within ${controlConnectMs + controlAnswerMs} ms`)),
+    const within = (ms: number, what: string): (() => void) =>
+      context.clock.after(ms, () => asked.destroy(new Error(`${what} within ${ms} ms`)));
+    let cancel = within(controlConnectMs, "no connection");
+    asked.once("socket", (socket) =>
+      socket.once("secureConnect", () => {
+        cancel();
+        cancel = within(controlAnswerMs, "no answer");
+      }),
     );
     const fail = (thrown: unknown): void => {
       cancel();

@@ -1,8 +1,17 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, expect, test } from "vitest";
 import { ManualClock } from "../../test/support/manual-clock.ts";
@@ -90,6 +99,25 @@ test("a name that would leave the folder is refused as a bug", async () => {
   await expect(folder.write("../x", "")).rejects.toMatchObject({ code: "BUG" });
   await expect(folder.read(".hidden")).rejects.toMatchObject({ code: "BUG" });
   await folder.close();
+});
+
+test("a start that came to nothing leaves no folder behind, and one that kept something leaves it", async () => {
+  const folder = await folderWith();
+  await folder.write("x", "kept for a moment");
+  await folder.remove("x");
+  await folder.abandon();
+  expect(existsSync(dirname(folder.path))).toBe(false);
+
+  const keeping = await folderWith();
+  await keeping.write("x", "kept");
+  await keeping.abandon();
+  const again = await StateFolder.open(keeping.path, { clock, log: silent });
+  expect(await again.read("x")).toBe("kept");
+  await again.remove("x");
+  // It was there before this opening: somebody may have made it for a reason.
+  await again.abandon();
+  expect(readdirSync(keeping.path).toSorted()).toEqual(["lock", "lock.pid"]);
+  await (await StateFolder.open(keeping.path, { clock, log: silent })).close();
 });
 
 test("a second opening is refused with STATE_LOCKED and the holder's number, and passes after the first has closed", async () => {

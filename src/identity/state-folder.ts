@@ -1,11 +1,12 @@
 import { createHash } from "node:crypto";
-import { chmodSync, mkdirSync, statSync } from "node:fs";
+import { chmodSync, readdirSync, rmSync, statSync } from "node:fs";
 import { open, readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Clock } from "../base/clock.ts";
 import { HauberkError, isRefusal, messageOf } from "../base/errors.ts";
 import type { Logger } from "../telemetry/logger.ts";
-import { takeLock, type StateLock } from "./state-lock.ts";
+import { makeFolder, removeEmpty } from "./make-folder.ts";
+import { lockFiles, takeLock, type StateLock } from "./state-lock.ts";
 
 /**
  * The folder in which one sidecar keeps what must outlive it: 0700, locked, every file 0600 and whole or not there.
@@ -29,26 +30,30 @@ export class StateFolder {
   readonly path: string;
   readonly #lock: StateLock;
   readonly #context: StateContext;
+  /** The folders that were made for it, outermost first; none where it was there. */
+  readonly #made: readonly string[];
   /** Writes happen one after the other: two of the same name must not mix. */
   #writing: Promise<void> = Promise.resolve();
   #count = 0;
 
-  private constructor(path: string, lock: StateLock, context: StateContext) {
+  private constructor(path: string, held: { lock: StateLock; made: readonly string[] }, context: StateContext) {
     this.path = path;
-    this.#lock = lock;
+    this.#lock = held.lock;
+    this.#made = held.made;
     this.#context = context;
   }
 
   /**
    * Makes the folder where it is missing, closes it to others, and takes its lock.
-   * @throws HauberkError STATE_LOCKED where another process holds it, STATE_DAMAGED where it belongs to somebody else.
+   * @throws HauberkError STATE_LOCKED where another process holds it, STATE_DAMAGED where it belongs to somebody else, USAGE where
+   * it cannot be made.
    */
   static async open(path: string, context: StateContext): Promise<StateFolder> {
-    mkdirSync(path, { recursive: true, mode: 0o700 });
+    const made = makeFolder(path, { mode: 0o700 });
     closeToOthers(path);
     const lock = takeLock(path);
     if (isRefusal(lock)) throw HauberkError.from(lock);
-    const folder = new StateFolder(path, lock, context);
+    const folder = new StateFolder(path, { lock, made }, context);
     await folder.#sweep();
     return folder;
   }
@@ -56,6 +61,18 @@ export class StateFolder {
   /** Lets go of the lock when what is being written is on disk. */
   async close(): Promise<void> {
     await this.#writing;
+    this.#lock.release();
+  }
+
+  /** As `close`; and where this process made the folder and kept nothing in it, it is gone again, with those above it. */
+  async abandon(): Promise<void> {
+    await this.#writing;
+    const empty = this.#made.length > 0 && readdirSync(this.path).every((name) => lockFiles.includes(name));
+    // While the lock is held: whoever comes now is refused, and whoever comes then makes the folder anew.
+    if (empty) {
+      for (const name of lockFiles) rmSync(join(this.path, name), { force: true });
+      removeEmpty(this.#made);
+    }
     this.#lock.release();
   }
 

@@ -16,6 +16,8 @@ export interface StateLock {
 
 const lockName = "lock";
 const holderName = "lock.pid";
+/** What a lock leaves in its folder. */
+export const lockFiles: readonly string[] = [lockName, holderName];
 
 /** Takes the lock, or says who holds it (STATE_LOCKED). @throws HauberkError USAGE where no file can be made in the folder. */
 export function takeLock(folder: string): StateLock | Refusal {

@@ -46,6 +46,9 @@ export interface IdentityContext {
   readonly metrics?: Metrics | undefined;
 }
 
+/** Between two lines about an enrollment that is waited for. */
+const tellEveryMs = 10_000;
+
 /** In the last fifth of its life a certificate is used although it could not be kept on disk: later is too late. */
 const unkeptShare = 0.2;
 
@@ -218,14 +221,32 @@ export class WorkloadIdentity {
     const token = await this.#token();
     if (token === undefined) throw HauberkError.from(tokenNeeded());
     const untilMs = clock.monotonicMs() + options.enrollWaitMs;
+    const tell = this.#progress(untilMs);
     for (let tries = 0; ; tries++) {
-      const done = await this.#enroll(token);
+      const done = await this.#enroll(token, tell);
       if (done === true) return;
       const waitMs = Math.min(5_000, 250 * 2 ** Math.min(10, tries)) * (0.5 + 0.5 * random.draw());
       if (!failures[done.code].retryable || clock.monotonicMs() + waitMs > untilMs) throw HauberkError.from(done);
-      if (tries === 0) this.#log.warn("the control plane cannot enroll yet; waiting for it", { because: done.message });
+      tell(done);
       await new Promise<void>((resolve) => void clock.after(waitMs, resolve));
     }
+  }
+
+  /** Says at once, and then now and again, what is waited for: whoever mistyped an address sees it before the wait is over. */
+  #progress(untilMs: number): (refusal: Refusal) => void {
+    const { clock } = this.#context;
+    let nextMs = 0;
+    return ({ code, message, hint }) => {
+      const nowMs = clock.monotonicMs();
+      // One that is not worth waiting for is about to be told as the end.
+      if (nowMs < nextMs || nowMs >= untilMs || !failures[code].retryable) return;
+      nextMs = nowMs + tellEveryMs;
+      this.#log.warn("this workload cannot be enrolled yet; it is tried again until the wait is over", {
+        because: message,
+        hint,
+        waitsForMs: Math.round(untilMs - nowMs),
+      });
+    };
   }
 
   async #token(): Promise<string | undefined> {
@@ -233,9 +254,10 @@ export class WorkloadIdentity {
     return token === "" ? undefined : token;
   }
 
-  async #enroll(token: string): Promise<true | Refusal> {
+  async #enroll(token: string, missed?: (refusal: Refusal) => void): Promise<true | Refusal> {
     const { stateFolder, expect } = this.#context;
-    const enrolled = await enroll(token, { folder: stateFolder, expect, context: this.#context });
+    const context = { folder: stateFolder, expect, context: this.#context };
+    const enrolled = await enroll(token, { ...context, ...(missed === undefined ? {} : { missed }) });
     if (isRefusal(enrolled)) return enrolled;
     this.#keeper.enrolled(enrolled.recovery);
     const { issued } = enrolled;

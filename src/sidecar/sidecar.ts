@@ -179,6 +179,7 @@ export class Sidecar {
       workers: context.workers?.count ?? 1,
       initial: made.initial.state,
       accept: (state) => this.#accept(state),
+      onFault: context.faults.task,
     });
     const proxy = this.#proxyContext(made.trustDomain, made.ports);
     this.#workers =

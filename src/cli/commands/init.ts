@@ -1,13 +1,14 @@
-import { accessSync, constants, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { accessSync, constants, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { createInterface } from "node:readline/promises";
-import { HauberkError, isRefusal, messageOf } from "../../base/errors.ts";
+import { HauberkError, isRefusal } from "../../base/errors.ts";
 import { isTrustDomain } from "../../base/spiffe-id.ts";
 import { makeCa } from "../../authority/init.ts";
+import { makeFolder } from "../../identity/make-folder.ts";
 import { exits, usageError, type Input, type Run } from "../command.ts";
 import { ignoreSecrets } from "../git-ignore.ts";
 import { homeAt, readSecretFile, stateHome, type Home } from "../home.ts";
-import { issueAdmin, passphraseFile, withAuthority } from "../open-authority.ts";
+import { issueAdmin, passphraseFile, passphrasesFolder, withAuthority } from "../open-authority.ts";
 import { systemClock, systemRandom } from "../system.ts";
 import { show } from "../terminal.ts";
 
@@ -25,7 +26,10 @@ export const run: Run = async (input) => {
   }
   const trustDomain = await chooseTrustDomain(input, home);
   const made = { root: passphrase(input, "root-passphrase-file"), issuing: passphrase(input, "passphrase-file") };
-  makeFolder(home.folder);
+  openFolder(home.folder, "make a mesh home in");
+  // A CA whose passphrases could not be kept could never be opened again.
+  if (made.root.file === undefined || made.issuing.file === undefined)
+    openFolder(passphrasesFolder(stateHome(input.environment)), "keep passphrases in", 0o700);
   const ca = await makeCa({
     caFolder: home.ca,
     trustDomain,
@@ -70,19 +74,16 @@ export const run: Run = async (input) => {
   return exits.done;
 };
 
-/** Folder by folder: Node's recursive mkdir never comes back from a place like /proc. */
-function makeFolder(folder: string): void {
-  const missing: string[] = [];
-  for (let at = folder; !existsSync(at); at = dirname(at)) missing.unshift(at);
+/** A folder that can be written to, before anything is made that would be half there without it. */
+function openFolder(folder: string, what: string, mode?: number): void {
+  makeFolder(folder, { what, ...(mode === undefined ? {} : { mode }) });
   try {
-    for (const at of missing) mkdirSync(at);
-    if (!statSync(folder).isDirectory()) throw new Error("it is a file");
     accessSync(folder, constants.W_OK);
   } catch (thrown) {
     throw new HauberkError(
       "USAGE",
-      `Cannot make a mesh home in ${folder}: ${messageOf(thrown)}`,
-      "Name a folder that this user may write to",
+      `Cannot ${what} ${folder}: this user may not write there`,
+      "Name a folder of your own, or run this as the user whom it belongs to",
       thrown,
     );
   }
@@ -148,13 +149,13 @@ function passphrase(input: Input, flag: string): Passphrase {
 function keep(input: Input, made: Passphrase & { name: string; fingerprint: string }): string {
   if (made.file !== undefined) return made.file;
   const file = passphraseFile(stateHome(input.environment), made.fingerprint, made.name);
-  mkdirSync(join(file, ".."), { recursive: true, mode: 0o700 });
+  makeFolder(dirname(file), { mode: 0o700 });
   writeFileSync(file, `${made.text}\n`, { mode: 0o600, flag: "wx", flush: true });
   return file;
 }
 
 function layOut(home: Home, trustDomain: string): void {
-  for (const folder of [home.policies, home.certs]) mkdirSync(folder, { recursive: true });
+  for (const folder of [home.policies, home.certs]) makeFolder(folder);
   const write = (path: string, text: string): void => {
     if (!existsSync(path)) writeFileSync(path, text);
   };

@@ -1,7 +1,7 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeEach, expect, test } from "vitest";
+import { afterAll, beforeEach, expect, onTestFinished, test } from "vitest";
 import { readInput, type Run } from "../command.ts";
 import { commands } from "../commands.ts";
 import type { HauberkError } from "../../base/errors.ts";
@@ -213,4 +213,27 @@ test.each([
     code: "USAGE",
     message: expect.stringContaining(what) as string,
   });
+});
+
+test("a folder that is a link is part of the set, an editor's mark is not, and a file that cannot be read is named", async () => {
+  const elsewhere = mkdtempSync(join(tmpdir(), "hauberk-linked-"));
+  onTestFinished(() => rmSync(elsewhere, { recursive: true }));
+  rmSync(join(policies, "orders.yaml"));
+  writeFileSync(join(elsewhere, "orders.yaml"), resources);
+  symlinkSync(elsewhere, join(policies, "linked"));
+  symlinkSync("ann@host.1234", join(policies, ".#orders.yaml"));
+  expect(await asked("--from", "web", "--to", "orders", "GET", "/orders/1")).toMatchObject({ code: 0 });
+  symlinkSync("nowhere", join(policies, "gone.yaml"));
+  await expect(asked("--from", "web", "--to", "orders")).rejects.toMatchObject({
+    code: "POLICY_INVALID",
+    message: expect.stringContaining(join("policies", "gone.yaml")) as string,
+  });
+});
+
+test("TRACE is denied before any policy, as sidecars do it", async () => {
+  writeFileSync(join(policies, "orders.yaml"), resources.replace('[{ methods: [GET], paths: ["/orders/*"] }]', "[{}]"));
+  expect(await asked("--from", "web", "--to", "orders", "PUT", "/")).toMatchObject({ code: 0 });
+  const traced = await asked("--from", "web", "--to", "orders", "TRACE", "/", "--json");
+  expect(traced.code).toBe(1);
+  expect(JSON.parse(traced.out)).toMatchObject({ verdict: "deny", code: "METHOD_UNSUPPORTED" });
 });

@@ -24,7 +24,7 @@ function endpoints(answer: ServicesAnswer): string {
   const rows = answer.services.flatMap((service) =>
     service.endpoints.map((endpoint) => [
       `${service.service}.${service.namespace}`,
-      `${endpoint.address}:${endpoint.port}`,
+      `${endpoint.address.includes(":") ? `[${endpoint.address}]` : endpoint.address}:${endpoint.port}`,
       endpoint.ports.map((port) => `${port.name}=${port.protocol}:${port.port}`).join(","),
       [
         endpoint.healthy ? "healthy" : "unhealthy",
