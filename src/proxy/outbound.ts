@@ -372,15 +372,9 @@ class OutboundCall extends Carry implements Call, Waiter, Wanted {
       const route = this.#route as Route;
       addLabels(this.fields, this, this.#context.labels);
       if (this.notes.spelling !== "") this.fields.push(spellingField, this.notes.spelling);
-      head = {
-        method,
-        scheme: "https",
-        authority: route.authority,
-        path: this.#target,
-        fields: this.fields,
-        bodyLength,
-        ...(upgrade === undefined ? {} : { upgrade }),
-      };
+      const { authority } = route;
+      head = { method, scheme: "https", authority, path: this.#target, fields: this.fields, bodyLength };
+      if (upgrade !== undefined) head.upgrade = upgrade;
       this.#head = head;
     }
     shortenGrpcTimeout(this.notes, nowMs - this.startedMs);

@@ -8,6 +8,14 @@ import type { BodyEvents, ClientExchange, ServerExchange } from "./exchange.ts";
  */
 const shared = Buffer.allocUnsafeSlow(65_536);
 
+/** The first bytes of it, by their number: small reads have the same few lengths again and again. */
+const views: (Buffer | undefined)[] = [];
+const viewBytesMax = 2_048;
+
+function viewOf(length: number): Buffer {
+  return length > viewBytesMax ? shared.subarray(0, length) : (views[length] ??= shared.subarray(0, length));
+}
+
 export class LentReads {
   /** For `net.connect`, `tls.connect` or a `Socket`. */
   readonly onread: OnReadOpts;
@@ -19,7 +27,7 @@ export class LentReads {
     this.onread = {
       buffer: shared,
       callback: (length) => {
-        const lent = shared.subarray(0, length);
+        const lent = viewOf(length);
         if (this.#reader !== undefined) {
           this.#reader(lent);
           return true;

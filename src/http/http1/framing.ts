@@ -15,4 +15,8 @@ export interface HeadReader<Head extends { bodyLength: number }> {
   readonly because: string;
   /** `text` is the head up to and with the CRLF of its last line. */
   read(text: string): boolean;
+  /** Keeps what the head that was just read says, for `repeat`; false where the same bytes may one day say something else. */
+  keep(): boolean;
+  /** Says what was kept once more, in a head of its own, as if the same bytes had been read; false where it cannot. */
+  repeat(): boolean;
 }

@@ -342,6 +342,67 @@ test("bytes that are cut anywhere, or everywhere, give the same events as whole"
   }
 });
 
+test("a message that came before is told as the first time, whatever came between and whatever was made of its head", () => {
+  const spoiled = (messages: readonly string[]): Event[] => {
+    const { events, sink } = record();
+    const reader = new RequestHeadReader("http", limits);
+    const spoiling = {
+      ...sink,
+      head: (head: RequestHead, bodyless: boolean): void => {
+        sink.head({ ...head, fields: [...head.fields] }, bodyless);
+        // Who is told may keep and change it: the listener takes its secret out.
+        head.fields.splice(0, 2, "X-Spoiled", "1");
+        head.path = "/spoiled";
+        head.method = "SPOILED";
+      },
+    };
+    const parser = new MessageParser<RequestHead>(reader, spoiling, limits);
+    for (const message of messages) parser.feed(Buffer.from(message, "latin1"));
+    return events;
+  };
+  const some = [
+    ...samples.slice(0, 4),
+    "GET /b HTTP/1.1\r\nHost: a\r\nX: 1\r\n\r\n",
+    "GET /a HTTP/1.0\r\nHost: a\r\nX: 1\r\n\r\n",
+    `GET /long HTTP/1.1\r\nHost: a\r\nX: ${"1".repeat(300)}\r\n\r\n`,
+    `GET /longer HTTP/1.1\r\nHost: a\r\nX: ${"1".repeat(3_000)}\r\n\r\n`,
+    "PUT /a HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\nx",
+    "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n",
+  ];
+  fc.assert(
+    fc.property(
+      fc.array(fc.tuple(fc.constantFrom(...some), fc.integer({ min: 1, max: 40 })), { maxLength: 6 }),
+      (runs) => {
+        const messages = runs.flatMap(([message, times]) => Array.from({ length: times }, () => message));
+        expect(spoiled(messages)).toEqual(messages.flatMap((message) => requests(message)));
+      },
+    ),
+  );
+});
+
+test("the same answer is framed by what was asked, each time", () => {
+  const answer = "HTTP/1.1 200 OK\r\nX: 1\r\nContent-Length: 2\r\n\r\n";
+  const { events, sink } = record();
+  const reader = new ResponseHeadReader(limits);
+  const parser = new MessageParser<ResponseHead>(reader, sink, limits);
+  for (const method of ["GET", "GET", "HEAD", "HEAD", "GET"]) {
+    reader.method = method;
+    parser.feed(Buffer.from(method === "GET" ? `${answer}ab` : answer));
+  }
+  const get = [
+    ["head", { status: 200, fields: ["X", "1"], bodyLength: 2 }, false],
+    ["data", "ab"],
+    ["end", undefined],
+  ];
+  const head = [["head", { status: 200, fields: ["X", "1", "content-length", "2"], bodyLength: 0 }, true]];
+  expect(events).toEqual([...get, ...get, ...head, ...head, ...get]);
+  // What opened a tunnel opens no second one, nor does it pass as an ordinary answer.
+  reader.method = "GET";
+  reader.accept = "x";
+  parser.feed(Buffer.from(`${answer}ab`));
+  expect(events.at(-1)?.[0]).toBe("failed");
+});
+
 test("no bytes make a parser throw, and nothing is told behind a refusal", () => {
   const bytes = fc.oneof(
     fc.uint8Array({ maxLength: 200 }).map((array) => Buffer.from(array).toString("latin1")),

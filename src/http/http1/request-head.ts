@@ -43,6 +43,7 @@ export class RequestHeadReader implements HeadReader<RequestHead> {
   #target = "";
   #path = "";
   #authority: string | undefined;
+  #kept: RequestHead = this.head;
 
   constructor(scheme: "http" | "https", limits: Http1Limits) {
     this.#scheme = scheme;
@@ -78,6 +79,17 @@ export class RequestHeadReader implements HeadReader<RequestHead> {
     if (!fields.read(text, at + 11)) return false;
     this.#target = text.slice(targetAt, at);
     return this.#place(method) && this.#frame(method);
+  }
+
+  keep(): boolean {
+    if (this.tunnel) return false;
+    this.#kept = copyOf(this.head);
+    return true;
+  }
+
+  repeat(): boolean {
+    this.head = copyOf(this.#kept);
+    return true;
   }
 
   #notHttp(text: string, because: string): boolean {
@@ -194,6 +206,11 @@ export class RequestHeadReader implements HeadReader<RequestHead> {
     const colon = this.#target.indexOf("://");
     return colon < 0 ? this.#scheme : this.#target.slice(0, colon).toLowerCase();
   }
+}
+
+/** Of a head that asks for no upgrade. */
+function copyOf({ method, scheme, authority, path, fields, bodyLength }: RequestHead): RequestHead {
+  return { method, scheme, authority, path, fields: fields.slice(), bodyLength };
 }
 
 function readMethod(text: string): string {

@@ -17,6 +17,9 @@ export class ResponseHeadReader implements HeadReader<ResponseHead> {
   accept: string | undefined;
   readonly kind = "response";
   readonly #fields: FieldReader;
+  #kept: ResponseHead = this.head;
+  /** The method that the kept head answered. */
+  #keptFor = "";
 
   constructor(limits: Http1Limits) {
     this.#fields = new FieldReader("response", limits.fieldsMax);
@@ -56,6 +59,20 @@ export class ResponseHeadReader implements HeadReader<ResponseHead> {
       if (status >= 200) return fields.fail(`it answers a WebSocket handshake with ${status} instead of 101`);
     }
     return this.#frame(status);
+  }
+
+  keep(): boolean {
+    if (this.interim || this.accept !== undefined) return false;
+    this.#kept = copyOf(this.head);
+    this.#keptFor = this.method;
+    return true;
+  }
+
+  /** What frames an answer depends on what was asked. */
+  repeat(): boolean {
+    if (this.method !== this.#keptFor || this.accept !== undefined) return false;
+    this.head = copyOf(this.#kept);
+    return true;
   }
 
   /** RFC 6455, 4.1: what a client has to see before it believes that the other side speaks WebSocket. */
@@ -98,6 +115,10 @@ export class ResponseHeadReader implements HeadReader<ResponseHead> {
     this.head = { status, fields: fields.fields, bodyLength };
     return true;
   }
+}
+
+function copyOf({ status, fields, bodyLength }: ResponseHead): ResponseHead {
+  return { status, fields: fields.slice(), bodyLength };
 }
 
 /** 0 where it is no status: three digits, 100 to 599 (RFC 9110, 15). */

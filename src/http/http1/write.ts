@@ -159,9 +159,18 @@ function fieldsText(fields: Fields, withLength: boolean): string | undefined {
     const name = fields[i] as string;
     const value = fields[i + 1] as string;
     const start = starts.get(name) ?? learnStart(name);
+    if (start.value === value) {
+      text += start.line;
+      continue;
+    }
     if (start.is === "invalid" || !consistsOf(value, valueBytes)) return undefined;
     if (start.is === "framing" || (start.is === "length" && !withLength)) continue;
-    text += start.text + value + "\r\n";
+    const line = `${start.text}${value}\r\n`;
+    if (start.is === "ordinary" && value.length <= valueLengthMax) {
+      start.value = value;
+      start.line = line;
+    }
+    text += line;
   }
   return text;
 }
@@ -170,15 +179,19 @@ function fieldsText(fields: Fields, withLength: boolean): string | undefined {
 interface Start {
   readonly is: "ordinary" | "length" | "framing" | "invalid";
   readonly text: string;
+  /** The last value that was judged and found good, if it was short, and the whole line with it. */
+  value: string | undefined;
+  line: string;
 }
 
 const starts = new Map<string, Start>();
 const startsMax = 512;
 const nameLengthMax = 64;
+const valueLengthMax = 128;
 
 /** A handful of names come all the time. Bounded; the oldest goes. */
 function learnStart(name: string): Start {
-  const start = { is: kindOf(name), text: `${name}: ` };
+  const start: Start = { is: kindOf(name), text: `${name}: `, value: undefined, line: "" };
   if (name.length > nameLengthMax) return start;
   if (starts.size >= startsMax) {
     const oldest = starts.keys().next();

@@ -19,7 +19,7 @@ const REMEMBERED_MAX = 262_144;
 /** Sent once, in no table: known by this instead of a number in the table. */
 const SEEN = 0;
 /** Shorter texts are written by a loop, longer ones by one native call. */
-const LOOP_MAX = 40;
+const LOOP_MAX = 64;
 
 const NORMAL = 0;
 /** Written so that no intermediary may index it either: secrets (RFC 7541, 7.1.3). */
