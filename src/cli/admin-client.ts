@@ -1,5 +1,5 @@
 import { createPrivateKey, generateKeyPairSync, type KeyObject } from "node:crypto";
-import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { PeerCertificate } from "node:tls";
 import { Agent, request } from "undici";
@@ -11,9 +11,11 @@ import { readCertificate, type Certificate } from "../x509/certificate.ts";
 import { writeCsr } from "../x509/csr.ts";
 import { fromPem, toPem } from "../x509/pem.ts";
 import type { Input } from "./command.ts";
-import { readConfig, splitAddress } from "./config.ts";
+import { readConfig } from "./config.ts";
+import { controlUrl } from "./control-address.ts";
 import { requireHome, type Home } from "./home.ts";
-import { systemClock, systemRandom } from "./system.ts";
+import { systemClock } from "./system.ts";
+import { writeWhole } from "./write-whole.ts";
 
 /** Answers are bounded: a page of the largest list is far below. */
 const answerMaxBytes = 16 * 1024 * 1024;
@@ -46,7 +48,7 @@ export class AdminClient {
   static async open(input: Input): Promise<AdminClient> {
     const home = requireHome(input.cwd, input.flag("home") ?? input.environment["HAUBERK_HOME"]);
     const config = readConfig(home.configFile);
-    const url = input.flag("control") ?? `https://127.0.0.1:${splitAddress(config.mesh).port}`;
+    const url = input.flag("control") ?? controlUrl(home, config);
     if (!URL.canParse(url) || !url.startsWith("https://")) {
       throw new HauberkError("USAGE", `Cannot use --control ${url}: it is no https URL`, "Write https://HOST:7443");
     }
@@ -197,24 +199,12 @@ export function writeAdmin(
   makeFolder(folder, { mode: 0o700 });
   const file = join(folder, `${name}.pem`);
   const chain = made.chain.map((der) => toPem("CERTIFICATE", Buffer.from(der, "base64"))).join("");
-  replace(
+  writeWhole(
     join(folder, "roots.pem"),
     made.roots.map((der) => toPem("CERTIFICATE", Buffer.from(der, "base64"))).join(""),
   );
-  replace(file, chain + made.key.export({ type: "pkcs8", format: "pem" }));
+  writeWhole(file, chain + made.key.export({ type: "pkcs8", format: "pem" }));
   return file;
-}
-
-/** Under a name of its own until it is whole: two commands may renew at the same moment, and the later one counts. */
-function replace(file: string, text: string): void {
-  const beside = `${file}.${process.pid}-${systemRandom.bytes(6).toString("hex")}.new`;
-  try {
-    writeFileSync(beside, text, { mode: 0o600, flag: "wx", flush: true });
-    renameSync(beside, file);
-  } catch (thrown) {
-    rmSync(beside, { force: true });
-    throw thrown;
-  }
 }
 
 function readAdmin(home: Home, named: string | undefined): AdminIdentity {

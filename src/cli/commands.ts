@@ -11,7 +11,10 @@ const admin: Flag = {
   value: "NAME",
   why: "Which administrator's SVID of certs/admin to use; default: the only one, or admin",
 };
-const control: Flag = { value: "URL", why: "The mesh API; default: the one of this mesh home, https://127.0.0.1:7443" };
+const control: Flag = {
+  value: "URL",
+  why: "The mesh API; default: where this mesh home's control plane listened last, else addresses.mesh of hauberk.yaml",
+};
 
 const sidecarFlags: Readonly<Record<string, Flag>> = {
   service: { value: "NAME", short: "s", why: "The service that this is; a new enrollment needs a token for the same" },
@@ -23,7 +26,7 @@ const sidecarFlags: Readonly<Record<string, Flag>> = {
   },
   "token-file": {
     value: "PATH",
-    why: "The enrollment token, - for standard input; HAUBERK_TOKEN works too; not needed once enrolled",
+    why: "The enrollment token, - for standard input; HAUBERK_TOKEN works too; not needed once enrolled. The control plane is waited for up to HAUBERK_ENROLL_WAIT_MS (60000)",
   },
   to: {
     value: "SERVICE=PORT",

@@ -39,6 +39,11 @@ test("hauberk services and certs list call instances as their owners do, and who
   expect(listed.out).toMatch(/^SERIAL +IDENTITY +NAME +INSTANCE +ENDS +SEEN\n/);
 });
 
+test("a control plane whose addresses were given by flags is known to the other commands of its mesh home", async () => {
+  const listed = await mesh.run(["services"]);
+  expect([listed.code, listed.err]).toEqual([0, ""]);
+});
+
 test("hauberk token list shows the newest token last", async () => {
   const made: string[] = [];
   const url = mesh.controlFlag;

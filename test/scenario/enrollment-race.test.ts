@@ -113,6 +113,21 @@ test("hauberk run ends its program before the sidecar: on its way out the progra
   expect(routee.requests.at(-1)?.path).toBe("/goodbye");
 });
 
+test("a program does not outlive its sidecar that is killed with -9: both can be started anew", async () => {
+  const script = "console.log('pid ' + process.pid + ' is up'); setInterval(() => {}, 1000);";
+  const sidecar = await mesh.start(["run", "--service", "web"], { program: [process.execPath, "-e", script] });
+  const pid = await eventually("the program is up", 5_000, () => /pid (\d+) is up/.exec(sidecar.output())?.[1]);
+  await sidecar.kill("SIGKILL");
+  await eventually("the program has ended", 20_000, () => {
+    try {
+      process.kill(Number(pid), 0);
+      return undefined;
+    } catch {
+      return true;
+    }
+  });
+});
+
 function run(service: string, flags: readonly string[], program: readonly string[]): ReturnType<Mesh["run"]> {
   return mesh.run(["run", "--service", service, ...flags, "--", ...program]);
 }

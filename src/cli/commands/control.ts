@@ -8,6 +8,7 @@ import { openLog, type LogLevel } from "../../telemetry/log.ts";
 import { exits, usageError, type Input, type Run } from "../command.ts";
 import { splitAddress, type Config } from "../config.ts";
 import { endOnCrash, lastLine } from "../crash.ts";
+import { rememberControl } from "../control-address.ts";
 import { lockControl } from "../control-lock.ts";
 import { requireHome } from "../home.ts";
 import { openAuthority } from "../open-authority.ts";
@@ -73,6 +74,7 @@ export const run: Run = async (input) => {
       control: urls(plane.addresses.mesh.port),
       enrollment: urls(plane.addresses.enrollment.port),
     });
+    rememberControl(home, plane.addresses.mesh);
     ready(input, plane);
     await ended;
     await plane.stop();

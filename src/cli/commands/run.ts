@@ -1,6 +1,7 @@
 import { childEnvironment, startChild, type Child } from "../child.ts";
 import { exits, usageError, type Input, type Run } from "../command.ts";
 import { endOnCrash, lastLine } from "../crash.ts";
+import { startGuard } from "../guard.ts";
 import { readSidecarInput } from "../sidecar-input.ts";
 import { exitBy, onEnd } from "../signals.ts";
 import { readyLine, startSidecar, type StartedSidecar } from "../start-sidecar.ts";
@@ -35,12 +36,14 @@ export const run: Run = async (input) => {
   const secret = systemRandom.bytes(24).toString("base64url");
   const started = await startSidecar(input, wanted, secret);
   ready = true;
+  const guard = startGuard(input.environment, { graceMs });
   try {
     // Standard output belongs to the program.
     if (input.terminal.json) input.terminal.err(readyLine(started.sidecar));
     const environment = childEnvironment(input.environment, { port: started.sidecar.outboundPort, secret });
     const program = await startChild(input.program, environment, systemClock);
     child = program;
+    guard.watch(program.pid);
     endOnCrash((thrown, origin) => {
       lastLine(started.log)(thrown, origin);
       // Without its sidecar it would serve nobody, and keep the port from the next start.
@@ -48,6 +51,7 @@ export const run: Run = async (input) => {
     });
     return await together(input, started, { child, asked, graceMs });
   } finally {
+    guard.dismiss();
     await started.sidecar.stop();
     started.log.flush();
     forget();
