@@ -11,6 +11,7 @@ import { Registry } from "../registry/registry.ts";
 import type { storageOptions } from "../storage/options.ts";
 import { pruneLimits } from "../storage/retention.ts";
 import type { Store } from "../storage/store.ts";
+import { Faults } from "../telemetry/faults.ts";
 import type { Logger } from "../telemetry/logger.ts";
 import { addAdminRoutes } from "./admin-api.ts";
 import { addEnrollmentRoutes } from "./enrollment-api.ts";
@@ -99,11 +100,12 @@ async function assemble(context: ControlPlaneContext, made: { own: OwnIdentity; 
   const { authority, clock, log, random, release, store } = context;
   const { control: options } = context.options;
   const { own, registry } = made;
+  const faults = new Faults({ log, clock });
   const views = new Views(authority.trustDomain, registry);
   const mayGoOn = (peer: Workload): Promise<true | Refusal> => standsStill(store, peer);
   const { version } = await store.meta();
   const hub = new WatchHub(
-    { registry, views, clock, random, log, options, mayGoOn: (stream) => mayGoOn(stream.peer) },
+    { registry, views, clock, random, log, options, mayGoOn: (stream) => mayGoOn(stream.peer), onFault: faults.task },
     version,
   );
   const state = new SharedState({ store, authority, own, views, hub, log });
@@ -144,7 +146,14 @@ async function assemble(context: ControlPlaneContext, made: { own: OwnIdentity; 
       swap(mesh.server, identity);
       swap(enrollment.server, identity);
     }),
-    store.onChange((moved) => state.moved(moved, clock)),
+    store.onChange((moved) => {
+      try {
+        state.moved(moved, clock);
+      } catch (thrown) {
+        faults.task(thrown); // Called from a microtask of the store.
+      }
+    }),
+    () => faults.stop(),
     () => state.stop(),
     repeat(clock, options.pruneEveryMs, () => void prune(context, () => goesOn)),
   ];

@@ -55,7 +55,7 @@ export function makeListener(wish: ListenerWish, context: ListenerContext): App 
     routerOptions: { maxParamLength: 256 },
     // What the router itself refuses (a path that is no path, an id that is too long) carries a code like everything else.
     frameworkErrors: (error, request, reply) =>
-      void sendRefusal(reply as FastifyReply, refusalOf(error, request as FastifyRequest, log)),
+      refuseNow(reply as FastifyReply, refusalOf(error, request as FastifyRequest, log)),
     clientErrorHandler: (_error, socket) => {
       // Whatever it was, it was no HTTP: there is nobody to explain it to.
       if (socket.writable) socket.end("HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
@@ -83,7 +83,7 @@ export function makeListener(wish: ListenerWish, context: ListenerContext): App 
       limitBody(request, context);
       done();
     } else {
-      void sendRefusal(reply, refusal);
+      refuseNow(reply, refusal);
     }
   });
   app.setErrorHandler((error: FastifyError, request, reply) => sendRefusal(reply, refusalOf(error, request, log)));
@@ -117,6 +117,11 @@ export async function sendRefusal(reply: FastifyReply, refusal: Refusal): Promis
     .code(failures[refusal.code].status)
     .header("content-type", "application/json")
     .send(JSON.stringify(answerOf(refusal)));
+}
+
+/** From where nobody waits: what cannot be said ends its connection. */
+function refuseNow(reply: FastifyReply, refusal: Refusal): void {
+  sendRefusal(reply, refusal).catch(() => reply.raw.destroy());
 }
 
 /** A value as JSON that needs no schema, or a refusal. */

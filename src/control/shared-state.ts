@@ -41,9 +41,10 @@ export class SharedState {
 
   /** The store committed something: the version counts at once, what else changed is looked up. */
   moved(version: Version, clock: Clock): void {
+    // Whatever fails before, a policy that denies has to be read.
+    this.#planRead(clock);
     this.#context.hub.setVersion(version);
     this.#readBundle();
-    this.#planRead(clock);
   }
 
   stop(): void {

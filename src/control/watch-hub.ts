@@ -18,6 +18,8 @@ export interface HubContext {
   readonly options: OptionValues<typeof controlOptions>;
   /** Whether the stream's instance may still go on; asked with the pings. */
   readonly mayGoOn: (stream: WatchStream) => Promise<true | Refusal>;
+  /** Something of ours threw and cost one stream: for the log. */
+  readonly onFault: (thrown: unknown) => void;
 }
 
 /** How many streams are told in one turn of the event loop. */
@@ -224,11 +226,22 @@ export class WatchHub {
     let told = 0;
     for (const stream of this.#dirty) {
       this.#dirty.delete(stream);
-      stream.say(this.#stateOf(stream), this.#version, atMs);
+      this.#guarded(stream, () => stream.say(this.#stateOf(stream), this.#version, atMs));
       if (++told >= batchMax) break;
     }
     this.#planned = this.#dirty.size > 0;
     if (this.#planned) setImmediate(() => this.#tell());
+  }
+
+  /** What throws for one stream costs that stream: all others wait behind it. */
+  #guarded(stream: WatchStream, task: () => void): void {
+    try {
+      task();
+    } catch (thrown) {
+      this.#context.onFault(thrown);
+      stream.destroy();
+      this.closed(stream, { deliberate: false });
+    }
   }
 
   #stateOf(stream: WatchStream): Said {
@@ -261,23 +274,25 @@ export class WatchHub {
   }
 
   #tick(): void {
-    const { clock, options, log } = this.#context;
+    const { clock } = this.#context;
     const now = { wallMs: clock.wallMs(), monotonicMs: clock.monotonicMs() };
     const number = this.#ping++;
-    for (const stream of this.streams) {
-      const slow =
-        stream.blockedSinceMs !== undefined && now.monotonicMs - stream.blockedSinceMs >= options.slowReaderMs;
-      if (slow || now.monotonicMs - stream.heardAtMs >= options.silenceMs || now.wallMs >= stream.peer.endsAtMs) {
-        log.info("A watch is ended", {
-          instance: stream.instance,
-          because: slow ? "it does not read" : "silence, or its certificate's end",
-        });
-        stream.destroy();
-        this.closed(stream, { deliberate: false });
-      } else if (stream.slot === number % ticksPerPing) {
-        stream.ping(number, now);
-        void this.#check(stream);
-      }
+    for (const stream of this.streams) this.#guarded(stream, () => this.#look(stream, now, number));
+  }
+
+  #look(stream: WatchStream, now: { wallMs: number; monotonicMs: number }, number: number): void {
+    const { options, log } = this.#context;
+    const slow = stream.blockedSinceMs !== undefined && now.monotonicMs - stream.blockedSinceMs >= options.slowReaderMs;
+    if (slow || now.monotonicMs - stream.heardAtMs >= options.silenceMs || now.wallMs >= stream.peer.endsAtMs) {
+      log.info("A watch is ended", {
+        instance: stream.instance,
+        because: slow ? "it does not read" : "silence, or its certificate's end",
+      });
+      stream.destroy();
+      this.closed(stream, { deliberate: false });
+    } else if (stream.slot === number % ticksPerPing) {
+      stream.ping(number, now);
+      void this.#check(stream);
     }
   }
 

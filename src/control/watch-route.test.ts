@@ -44,6 +44,9 @@ function scene(hear: (stream: WatchStream) => void) {
       return Promise.resolve();
     },
     closed: () => undefined,
+    drained: () => {
+      throw new Error("a bug");
+    },
   } as unknown as WatchHub;
   const peer = { standing: { is: "workload", instance: "i1" } } as unknown as Parameters<typeof serveWatch>[1];
   serveWatch(
@@ -99,4 +102,10 @@ test("a registration, of which all subscribers hear, counts as ten messages: one
   }
   expect(heard).toBe(options.messagesBurstMax / 10);
   expect(said).toEqual([expect.stringContaining("RATE_LIMITED")]);
+});
+
+test("a bug as a reader takes more ends that watch, not the process", async () => {
+  const { response } = await farewell(false);
+  expect(() => response.emit("drain")).not.toThrow();
+  expect(response.destroyed).toBe(true);
 });

@@ -69,14 +69,16 @@ export function serveWatch(
     if (over) return;
     over = true;
     cancelHello();
-    void (working ?? Promise.resolve()).then(() => {
-      const deliberate = endedInOrder || response.writableEnded;
-      if (!stream.ended) stream.end();
-      hub.closed(stream, { deliberate });
-    });
+    (working ?? Promise.resolve())
+      .then(() => {
+        const deliberate = endedInOrder || response.writableEnded;
+        if (!stream.ended) stream.end();
+        hub.closed(stream, { deliberate });
+      })
+      .catch(fail);
   };
 
-  request.on("data", (chunk: Buffer) => {
+  const take = (chunk: Buffer): void => {
     if (stream.ended) return;
     const lines = reader.push(chunk);
     if (isRefusal(lines)) return stream.refuse(lines);
@@ -87,7 +89,17 @@ export function serveWatch(
     working ??= work()
       .catch(fail)
       .finally(() => (working = undefined));
-  });
+  };
+  // Node calls these: nobody else would catch what they throw.
+  const guarded = (task: () => void): void => {
+    try {
+      task();
+    } catch (thrown) {
+      fail(thrown);
+    }
+  };
+
+  request.on("data", (chunk: Buffer) => guarded(() => take(chunk)));
   // Where the sidecar ends its half in order, the other half ends too.
   request.on("end", () => {
     endedInOrder = true;
@@ -96,7 +108,7 @@ export function serveWatch(
   request.on("error", closed);
   response.on("error", closed);
   response.on("close", closed);
-  response.on("drain", () => hub.drained(stream));
+  response.on("drain", () => guarded(() => hub.drained(stream)));
 
   request.socket.setNoDelay(true);
   response.writeHead(200, { "content-type": "application/x-ndjson", "cache-control": "no-store" });

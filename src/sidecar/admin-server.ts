@@ -46,6 +46,8 @@ async function answer(route: () => AdminAnswer | Promise<AdminAnswer>, response:
     response.writeHead(status, { "content-type": type });
     response.end(body);
   } catch (thrown) {
+    // What has begun to be said cannot be taken back.
+    if (response.headersSent) return void response.destroy();
     response.writeHead(500, { "content-type": "application/json" });
     response.end(`${JSON.stringify({ because: messageOf(thrown) })}\n`);
   }

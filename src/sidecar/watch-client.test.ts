@@ -22,6 +22,7 @@ interface Opened {
 }
 
 function setUp(use: { reachable?: boolean; accept?: (state: WatchState) => void; log?: Logger } = {}) {
+  const faults: unknown[] = [];
   const clock = new ManualClock();
   const streams: Opened[] = [];
   const network = { reachable: use.reachable ?? true, attempts: 0 };
@@ -50,8 +51,9 @@ function setUp(use: { reachable?: boolean; accept?: (state: WatchState) => void;
     workers: 2,
     initial: nothingYet,
     accept: use.accept ?? (() => undefined),
+    onFault: (thrown) => faults.push(thrown),
   });
-  return { clock, streams, network, published, client };
+  return { clock, streams, network, published, client, faults };
 }
 
 /** Lets promises settle: nothing here waits for anything else. */
@@ -309,4 +311,20 @@ test("a state in several lines counts whole: nothing of it before its last line,
   await settled();
   streams[2]?.events.down(full(3, [["own", { policies: [] }]]));
   expect(accepted.map(({ entries }) => [...entries.keys()])).toEqual([["own", "provider/default/corp"], ["own"]]);
+});
+
+test("a bug in what hears of the control plane costs the stream, and another is opened", async () => {
+  const { clock, streams, client, faults } = setUp();
+  client.start();
+  await settled();
+  client.connected.subscribe(() => {
+    throw new Error("a bug");
+  });
+  // Once as it is told that the watch stands, once as it is told that it does not.
+  expect(() => streams[0]?.events.down(full(1))).not.toThrow();
+  expect(streams[0]?.closed).toBe("a bug");
+  expect(faults).toHaveLength(2);
+  clock.advance(options.reconnectMaxMs);
+  await settled();
+  expect(streams).toHaveLength(2);
 });

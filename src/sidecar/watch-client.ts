@@ -27,6 +27,8 @@ export interface WatchContext {
   readonly initial: WatchState;
   /** Makes a state count; throws where it cannot be used, and then the state before it stays. */
   readonly accept: (state: WatchState) => void;
+  /** Something of ours threw: it costs the stream, another is opened, and this is for the log. */
+  readonly onFault: (thrown: unknown) => void;
 }
 
 interface Question {
@@ -137,7 +139,13 @@ export class WatchClient {
     let over: string | undefined;
     const events: WatchEvents = {
       down: (message) => {
-        if (stream !== undefined && stream === this.#stream) this.#down(message);
+        if (stream === undefined || stream !== this.#stream) return;
+        try {
+          this.#down(message);
+        } catch (thrown) {
+          this.#context.onFault(thrown);
+          this.#lost("a bug");
+        }
       },
       closed: (because) => {
         over = because;
@@ -187,7 +195,11 @@ export class WatchClient {
     this.#generation++;
     was?.close(because);
     this.#silence?.();
-    if (this.connected.read()) this.connected.publish(false);
+    try {
+      if (this.connected.read()) this.connected.publish(false);
+    } catch (thrown) {
+      this.#context.onFault(thrown); // Without another stream nothing new would ever be learnt.
+    }
     this.#retryLater(because);
   }
 
