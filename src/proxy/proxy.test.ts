@@ -1,11 +1,11 @@
 import { generateKeyPairSync, sign } from "node:crypto";
 import { once } from "node:events";
 import { createServer, request, type IncomingMessage, type RequestListener, type Server } from "node:http";
-import { mkdtempSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { connect, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, beforeAll, expect, test } from "vitest";
+import { afterEach, beforeAll, expect, onTestFinished, test } from "vitest";
 import { makeTestPki, type TestPki } from "../../test/support/pki.ts";
 import { allow, endpoint } from "../../test/support/outbound.ts";
 import { systemClock, systemRandom } from "../cli/system.ts";
@@ -459,7 +459,9 @@ test("a web page of another site gets nothing through a port of --to, and progra
   });
   const free = await serve(() => undefined);
   free.server.close();
-  const path = join(mkdtempSync(join(tmpdir(), "hauberk-to-")), "orders.sock");
+  const folder = mkdtempSync(join(tmpdir(), "hauberk-to-"));
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  const path = join(folder, "orders.sock");
   const service = { service: "orders", namespace: "default" };
   const web = await run("web", {
     to: [

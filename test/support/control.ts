@@ -1,9 +1,9 @@
 import type { KeyObject } from "node:crypto";
 import type { ClientRequest, IncomingHttpHeaders, IncomingMessage } from "node:http";
 import { request } from "node:https";
-import { cpSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join, relative } from "node:path";
 import { Authority } from "../../src/authority/authority.ts";
 import { makeCa } from "../../src/authority/init.ts";
 import { authorityOptions } from "../../src/authority/options.ts";
@@ -66,20 +66,42 @@ const trustDomain = "mesh.test";
 const passphrase = "a passphrase for tests";
 
 let started = 0;
-let madeCa: Promise<string> | undefined;
+let madeCa: Promise<readonly CaFile[]> | undefined;
 
-/** One CA for all tests of a file: sealing its keys takes most of a second. Made an hour ago, for clocks that are behind. */
-function caOfTests(): Promise<string> {
+interface CaFile {
+  readonly name: string;
+  readonly bytes: Buffer;
+}
+
+/**
+ * One CA for all tests of a worker: sealing its keys takes most of a second. Kept as what its files say, since nobody knows
+ * which test is the last to want a folder. Made an hour ago, for clocks that are behind.
+ */
+function caOfTests(): Promise<readonly CaFile[]> {
   madeCa ??= (async () => {
-    const folder = mkdtempSync(join(tmpdir(), "hauberk-ca-"));
-    process.once("exit", () => rmSync(folder, { recursive: true, force: true }));
-    const caFolder = join(folder, "ca");
-    const clock = new ManualClock(Date.now() - 3_600_000);
-    const random = new SeededRandom(clock.wallMs() % 2 ** 31);
-    certain(await makeCa({ caFolder, trustDomain, rootPassphrase: passphrase, passphrase, clock, random }));
-    return caFolder;
+    const caFolder = mkdtempSync(join(tmpdir(), "hauberk-ca-"));
+    try {
+      const clock = new ManualClock(Date.now() - 3_600_000);
+      const random = new SeededRandom(clock.wallMs() % 2 ** 31);
+      certain(await makeCa({ caFolder, trustDomain, rootPassphrase: passphrase, passphrase, clock, random }));
+      const files = readdirSync(caFolder, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
+      return files.map(({ parentPath, name }) => {
+        const path = join(parentPath, name);
+        return { name: relative(caFolder, path), bytes: readFileSync(path) };
+      });
+    } finally {
+      rmSync(caFolder, { recursive: true, force: true });
+    }
   })();
   return madeCa;
+}
+
+async function writeCa(caFolder: string): Promise<void> {
+  for (const { name, bytes } of await caOfTests()) {
+    const path = join(caFolder, name);
+    mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+    writeFileSync(path, bytes, { mode: 0o600 });
+  }
 }
 
 export async function startControl(wish: TestControlWish): Promise<TestControl> {
@@ -88,7 +110,7 @@ export async function startControl(wish: TestControlWish): Promise<TestControl> 
   // Another seed each time: a restart on the same store must not draw the same serials again.
   const random = new SeededRandom((Math.floor(clock.wallMs()) + 7_919 * started++) % 2 ** 31);
   const caFolder = join(folder, "ca");
-  if (wish.folder === undefined) cpSync(await caOfTests(), caFolder, { recursive: true });
+  if (wish.folder === undefined) await writeCa(caFolder);
   const file = join(folder, "store", "hauberk.sqlite");
   const store = await openSqliteStore({ file, trustDomain, clock, random, options: defaultsOf(storageOptions) });
   const options = { ...defaultsOf(authorityOptions), ...wish.authority };
