@@ -1,4 +1,4 @@
-import { isRefusal, type FailureCode, type Refusal } from "../base/errors.ts";
+import { isRefusal, refuse, type FailureCode, type Refusal } from "../base/errors.ts";
 import { parseServiceName, parseSpiffeId, serviceId, type ServiceName, type SpiffeId } from "../base/spiffe-id.ts";
 import type { Fields } from "../http/message.ts";
 import { normalizePath } from "../http/target.ts";
@@ -94,8 +94,10 @@ function failedCase(one: PolicyCase, because: string): CaseResult {
   };
 }
 
-/** The path as policy sees it. */
+/** The path as policy sees it, or what sidecars refuse before they ask it. */
 export function pathOf(call: Pick<CaseCall, "method" | "path">): { readonly path: string } | Refusal {
+  if (call.method === "TRACE")
+    return refuse("METHOD_UNSUPPORTED", "Cannot carry TRACE: no sidecar does, whatever policies say", "Leave it out");
   return call.method === "CONNECT" ? { path: "" } : normalizePath(call.path);
 }
 

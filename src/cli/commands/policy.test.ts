@@ -231,7 +231,10 @@ test("a folder that is a link is part of the set, an editor's mark is not, and a
 });
 
 test("TRACE is denied before any policy, as sidecars do it", async () => {
-  writeFileSync(join(policies, "orders.yaml"), resources.replace('[{ methods: [GET], paths: ["/orders/*"] }]', "[{}]"));
+  writeFileSync(
+    join(policies, "orders.yaml"),
+    resources.replace('[{ methods: [GET], paths: ["/orders/*"] }]', '[{ paths: ["/*"] }]'),
+  );
   expect(await asked("--from", "web", "--to", "orders", "PUT", "/")).toMatchObject({ code: 0 });
   const traced = await asked("--from", "web", "--to", "orders", "TRACE", "/", "--json");
   expect(traced.code).toBe(1);
