@@ -18,7 +18,7 @@ import { findHome } from "./home.ts";
 import { release } from "./release.ts";
 import { refuseUnknown, settle, type SettingSources } from "./settings.ts";
 import type { SidecarInput } from "./sidecar-input.ts";
-import { systemClockFor, systemMemory, systemRandom } from "./system.ts";
+import { scavengeAlone, systemClockFor, systemMemory, systemRandom } from "./system.ts";
 
 /** What `run` and `proxy` have in common: one sidecar in this process, with its log. */
 export interface StartedSidecar {
@@ -31,6 +31,7 @@ export async function startSidecar(
   wanted: SidecarInput,
   secret: string | undefined,
 ): Promise<StartedSidecar> {
+  scavengeAlone();
   const sources = await settingSources(input);
   const log = openLog({ level: wanted.logLevel, fields: { program: "sidecar", service: serviceKey(wanted.service) } });
   endOnCrash(lastLine(log));

@@ -5,12 +5,13 @@ import { serveWorker } from "../sidecar/worker.ts";
 import { openLog } from "../telemetry/log.ts";
 import { endOnCrash, lastLine } from "./crash.ts";
 import { channelDescriptor } from "./spawn-worker.ts";
-import { systemClockFor, systemRandom } from "./system.ts";
+import { scavengeAlone, systemClockFor, systemRandom } from "./system.ts";
 
 /** What a worker process starts with: no command of its own, because only a sidecar can tell it what to be. */
 if (isChannel()) {
   // A terminal's Ctrl-C and a service manager's signal reach the whole group: the sidecar says when its workers end.
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => undefined);
+  scavengeAlone();
   endOnCrash((thrown) => process.stderr.write(`error: Cannot go on: ${messageOf(thrown)} (BUG)\n`));
   serveWorker({
     stream: new Socket({ fd: channelDescriptor, readable: true, writable: true }),
