@@ -3,6 +3,7 @@ import { HauberkError, isRefusal, messageOf, refuse } from "../base/errors.ts";
 import type { OptionValues } from "../base/options.ts";
 import type { Published } from "../base/published.ts";
 import type { Random } from "../base/random.ts";
+import type { RoomShare } from "../transport/body-room.ts";
 import { connectHttp2 } from "../transport/http2-client.ts";
 import type { http2Options } from "../transport/http2-options.ts";
 import { LentReads } from "../transport/lent-reads.ts";
@@ -15,6 +16,7 @@ export interface DialContext {
   readonly clock: Clock;
   readonly random: Random;
   readonly http2: OptionValues<typeof http2Options>;
+  readonly room?: RoomShare | undefined;
   readonly connectMs: number;
   /** What this side shows and trusts when a certificate is proven anew on a running connection. */
   readonly identity: Published<TlsIdentity | undefined>;
@@ -28,7 +30,7 @@ export interface DialContext {
  * before the server has judged its certificate, so what ends before that is a connect failure.
  */
 export function mutualTlsDial(context: DialContext): Dial {
-  const { clock, random, http2, connectMs, onProof } = context;
+  const { clock, random, http2, room, connectMs, onProof } = context;
   return async (target, identity, events) => {
     const { address, port, expect } = target;
     const reads = new LentReads();
@@ -56,6 +58,7 @@ export function mutualTlsDial(context: DialContext): Dial {
         clock,
         random,
         options: http2,
+        room,
         onClosed: (because) => events.closed(because),
         onGoaway: () => events.goaway(),
         onFault: context.onFault,

@@ -5,6 +5,7 @@ import type { Random } from "../base/random.ts";
 import { serviceKey, type ServiceName } from "../base/spiffe-id.ts";
 import type { Handler, ServerConnection, ServerExchange } from "../transport/exchange.ts";
 import { socketOf, type EarlyBytes } from "../transport/exchange-socket.ts";
+import type { RoomShare } from "../transport/body-room.ts";
 import type { http2Options } from "../transport/http2-options.ts";
 import type { LentReads } from "../transport/lent-reads.ts";
 import type { http1Options } from "../transport/options.ts";
@@ -27,6 +28,7 @@ export interface OutboundListening {
     readonly http2: OptionValues<typeof http2Options>;
   };
   readonly outbound: OutboundContext;
+  readonly room?: RoomShare | undefined;
   /** Whether other processes listen there too. */
   readonly shared: boolean | undefined;
   onFault(thrown: unknown): void;
@@ -117,6 +119,7 @@ export class OutboundListeners {
       random,
       http1: options.http1,
       http2: options.http2,
+      room: this.#use.room,
       onFault: (thrown) => this.#use.onFault(thrown),
       ...(first === undefined ? {} : { first }),
       ...(reads === undefined ? {} : { reads }),
@@ -146,6 +149,7 @@ export class OutboundListeners {
       random,
       http1: options.http1,
       http2: options.http2,
+      room: this.#use.room,
       onFault: (thrown) => this.#use.onFault(thrown),
     });
     this.#inside.add(connection);

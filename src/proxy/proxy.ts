@@ -19,6 +19,7 @@ import type { ConnectionFacts, Handler, PeerIdentity } from "../transport/exchan
 import { Http1Pool } from "../transport/http1-pool.ts";
 import { Http2Pool } from "../transport/http2-pool.ts";
 import { serveHttp1 } from "../transport/http1-server.ts";
+import { BodyRoom, type RoomShare } from "../transport/body-room.ts";
 import type { http2Options } from "../transport/http2-options.ts";
 import type { http1Options, tlsOptions } from "../transport/options.ts";
 import type { ProofStep } from "../transport/proof.ts";
@@ -120,7 +121,9 @@ export class Proxy {
   readonly #outbound: OutboundContext;
   readonly #outside: OutsideHosts;
   readonly #inbound: InboundContext;
-  readonly #peers: PerPeer<Handler>;
+  readonly #peers: PerPeer<{ readonly handler: Handler; readonly room: RoomShare }>;
+  /** For the bodies of all its HTTP/2 connections. */
+  readonly #room: BodyRoom;
   readonly #pools: (Http1Pool | Http2Pool | TcpDialer)[] = [];
   readonly #health: RouteeHealth | undefined;
   readonly #plain: OutboundListeners;
@@ -137,6 +140,8 @@ export class Proxy {
     this.#context = context;
     const { clock, log, random, options, metrics, identity, snapshot } = context;
     this.#meters = new Meters(metrics);
+    this.#room = new BodyRoom(options.http2.heldBytesMax);
+    const ownRoom = this.#shareOfRoom();
     this.#refused = new Repeats({ clock, everyMs: options.proxy.refusedLineMs, keysMax: refusedKeysMax });
     this.#faults = new Faults({ clock, log, metrics });
     this.#alarms = new Alarms(clock, this.#faults.task);
@@ -153,6 +158,7 @@ export class Proxy {
         clock,
         random,
         http2: options.http2,
+        room: ownRoom,
         connectMs: options.proxy.connectMs,
         identity,
         onProof: (step, refusal) => this.#proof("outbound", step, refusal),
@@ -184,11 +190,15 @@ export class Proxy {
       random,
       options,
       outbound: this.#outbound,
+      room: ownRoom,
       shared: context.shared,
       onFault: this.#faults.connection,
     });
     this.#inbound = this.#inboundContext();
-    this.#peers = new PerPeer(() => inboundHandler({ ...this.#inbound, ...this.#openInbound() }));
+    this.#peers = new PerPeer(() => ({
+      handler: inboundHandler({ ...this.#inbound, ...this.#openInbound() }),
+      room: this.#shareOfRoom(),
+    }));
     const { host, ports, healthPath } = context.routee;
     if (ports.length > 0 && context.shared !== true) {
       const check = routeeCheck(
@@ -384,6 +394,11 @@ export class Proxy {
     };
   }
 
+  /** For the connections of one peer, of the own workload, or to one port of the routee. */
+  #shareOfRoom(): RoomShare {
+    return this.#room.share(this.#context.options.proxy.peerShareRatio);
+  }
+
   /** One pool of connections for each port that was declared; no other port is ever dialled. */
   #declare(): readonly DeclaredPort[] {
     return this.#context.routee.ports.map((port) => {
@@ -398,7 +413,14 @@ export class Proxy {
     const target = { host: routee.host, port };
     const onFault = this.#faults.connection;
     if (protocol === "h2")
-      return new Http2Pool({ target, clock, routee: options.http1, http2: options.http2, onFault });
+      return new Http2Pool({
+        target,
+        clock,
+        routee: options.http1,
+        http2: options.http2,
+        room: this.#shareOfRoom(),
+        onFault,
+      });
     if (protocol === "tcp") return new TcpDialer({ target, clock, options: options.http1, onFault });
     return new Http1Pool({ target, clock, random, options: options.http1, onFault });
   }
@@ -471,13 +493,14 @@ export class Proxy {
     });
     const shared = this.#peers.join(of.peer.id.text);
     socket.on("close", shared.leave);
-    const handler = shared.of;
+    const { handler, room } = shared.of;
     const connection =
       of.alpn === "h2"
         ? serveHttp2(socket, facts, handler, {
             clock,
             random,
             options: options.http2,
+            room,
             onClosed: ignore,
             onFault: this.#faults.connection,
             proofs: of.life.proofs,

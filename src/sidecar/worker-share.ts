@@ -23,7 +23,11 @@ export function shareOf(options: ProxyOptions, workers: number): ProxyOptions {
       routeeConnectionsMax: share(http1.routeeConnectionsMax),
       routeeQueueMax: share(http1.routeeQueueMax),
     },
-    http2: { ...http2, routeeConnectionsMax: share(http2.routeeConnectionsMax) },
+    http2: {
+      ...http2,
+      routeeConnectionsMax: share(http2.routeeConnectionsMax),
+      heldBytesMax: share(http2.heldBytesMax),
+    },
     tls: {
       ...tls,
       tlsConnectionsMax: share(tls.tlsConnectionsMax),

@@ -242,7 +242,6 @@ class Http2Client extends Http2Connection implements ClientConnection {
     if (settledBy === undefined || this.over) return;
     this.#settledBy = undefined;
     this.#open = true;
-    this.receiving.widen();
     settledBy.resolve(this);
   }
 

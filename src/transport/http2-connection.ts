@@ -260,6 +260,7 @@ export abstract class Http2Connection implements FrameListener, Http2Core, Outpu
       }
     }
     this.streams.clear();
+    this.receiving.end();
     this.onOver(because);
     this.context.onClosed(because);
   }

@@ -1,5 +1,6 @@
 import type { Clock } from "../base/clock.ts";
 import type { OptionValues } from "../base/options.ts";
+import type { RoomShare } from "./body-room.ts";
 import type { Random } from "../base/random.ts";
 import type { http2Options } from "./http2-options.ts";
 import type { LentReads } from "./lent-reads.ts";
@@ -20,6 +21,8 @@ export interface Http2Context {
   readonly random?: Random;
   /** Proves renewed certificates on this connection; without it none is announced, sent or taken. */
   readonly proofs?: ProofExchange;
+  /** Where bodies have room beyond the window that every connection has; without it, in a room of its own. */
+  readonly room?: RoomShare | undefined;
   /** What the socket reads with, where it has no buffers of its own. */
   readonly reads?: LentReads;
 }

@@ -192,76 +192,81 @@ describe("flow control", () => {
       clientWindow: fc.constantFrom(65_535, 70_000, 262_144),
       serverWindow: fc.constantFrom(65_535, 70_000, 262_144),
       connectionWindow: fc.constantFrom(65_535, 100_000, 1_048_576),
+      room: fc.constantFrom(0, 20_000, 300_000, 1_048_576),
       output: fc.constantFrom(32_768, 262_144),
     });
     await fc.assert(
-      fc.asyncProperty(plan, async ({ seed, streams, bytes, clientWindow, serverWindow, connectionWindow, output }) => {
-        const random = new SeededRandom(seed);
-        const windows = { client: clientWindow, server: serverWindow };
-        const limits = (side: "client" | "server") => ({
-          streamWindowBytes: windows[side],
-          connectionWindowBytes: connectionWindow,
-          outputBytes: output,
-        });
-        const late: (() => void)[] = [];
-        let unconsumed = 0;
-        let unconsumedMost = 0;
-        const { client } = await bothEnds(
-          (exchange) => {
-            exchange.respond({ status: 200, fields: [], bodyLength: -1 }, false);
-            // What a stream holds that has ended is given back with it, consumed or not.
-            let held = 0;
-            exchange.listen({
-              data(chunk) {
-                unconsumed += chunk.length;
-                held += chunk.length;
-                unconsumedMost = Math.max(unconsumedMost, unconsumed);
-                exchange.write(chunk);
-                late.push(() => {
-                  const counted = Math.min(held, chunk.length);
-                  held -= counted;
-                  unconsumed -= counted;
-                  exchange.consume(chunk.length);
-                });
-              },
-              end(trailers) {
-                unconsumed -= held;
-                held = 0;
-                exchange.end(trailers);
-              },
-              aborted() {},
-              drained() {},
-            });
-          },
-          { client: limits("client"), server: limits("server") },
-        );
-        const sent = Buffer.from(random.bytes(1_024));
-        const runs = Array.from({ length: streams }, () => {
-          const { exchange, heard } = ask(client, get("/", [], "POST"), false);
-          let left = bytes;
-          const feed = (): void => {
-            while (left > 0) {
-              const size = Math.min(left, 1 + Math.floor(random.draw() * 40_000));
-              left -= size;
-              if (!exchange.write(Buffer.alloc(size, sent))) return;
-            }
-            exchange.end(["x-sum", "1"]);
-          };
-          heard.onDrained = feed;
-          feed();
-          return heard;
-        });
-        const open = { streams: true };
-        const done = Promise.all(runs.map((heard) => heard.over())).then(() => (open.streams = false));
-        while (open.streams) {
-          for (let i = late.length; i > 0; i--) late.splice(Math.floor(random.draw() * late.length), 1)[0]?.();
-          await turn();
-        }
-        await done;
-        for (const heard of runs)
-          expect([heard.loss, heard.bytes, heard.trailers]).toEqual([undefined, bytes, ["x-sum", "1"]]);
-        expect(unconsumedMost).toBeLessThanOrEqual(connectionWindow);
-      }),
+      fc.asyncProperty(
+        plan,
+        async ({ seed, streams, bytes, clientWindow, serverWindow, connectionWindow, room, output }) => {
+          const random = new SeededRandom(seed);
+          const windows = { client: clientWindow, server: serverWindow };
+          const limits = (side: "client" | "server") => ({
+            streamWindowBytes: windows[side],
+            connectionWindowBytes: connectionWindow,
+            heldBytesMax: room,
+            outputBytes: output,
+          });
+          const late: (() => void)[] = [];
+          let unconsumed = 0;
+          let unconsumedMost = 0;
+          const { client } = await bothEnds(
+            (exchange) => {
+              exchange.respond({ status: 200, fields: [], bodyLength: -1 }, false);
+              // What a stream holds that has ended is given back with it, consumed or not.
+              let held = 0;
+              exchange.listen({
+                data(chunk) {
+                  unconsumed += chunk.length;
+                  held += chunk.length;
+                  unconsumedMost = Math.max(unconsumedMost, unconsumed);
+                  exchange.write(chunk);
+                  late.push(() => {
+                    const counted = Math.min(held, chunk.length);
+                    held -= counted;
+                    unconsumed -= counted;
+                    exchange.consume(chunk.length);
+                  });
+                },
+                end(trailers) {
+                  unconsumed -= held;
+                  held = 0;
+                  exchange.end(trailers);
+                },
+                aborted() {},
+                drained() {},
+              });
+            },
+            { client: limits("client"), server: limits("server") },
+          );
+          const sent = Buffer.from(random.bytes(1_024));
+          const runs = Array.from({ length: streams }, () => {
+            const { exchange, heard } = ask(client, get("/", [], "POST"), false);
+            let left = bytes;
+            const feed = (): void => {
+              while (left > 0) {
+                const size = Math.min(left, 1 + Math.floor(random.draw() * 40_000));
+                left -= size;
+                if (!exchange.write(Buffer.alloc(size, sent))) return;
+              }
+              exchange.end(["x-sum", "1"]);
+            };
+            heard.onDrained = feed;
+            feed();
+            return heard;
+          });
+          const open = { streams: true };
+          const done = Promise.all(runs.map((heard) => heard.over())).then(() => (open.streams = false));
+          while (open.streams) {
+            for (let i = late.length; i > 0; i--) late.splice(Math.floor(random.draw() * late.length), 1)[0]?.();
+            await turn();
+          }
+          await done;
+          for (const heard of runs)
+            expect([heard.loss, heard.bytes, heard.trailers]).toEqual([undefined, bytes, ["x-sum", "1"]]);
+          expect(unconsumedMost).toBeLessThanOrEqual(frames.WINDOW_DEFAULT + room);
+        },
+      ),
       { numRuns: 25 },
     );
   });

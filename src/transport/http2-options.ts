@@ -18,10 +18,17 @@ export const http2Options = {
   },
   connectionWindowBytes: {
     env: "HAUBERK_HTTP2_CONNECTION_WINDOW_BYTES",
-    default: 268_435_456,
+    default: 4_194_304,
     min: 65_535,
     max: 268_435_456,
-    why: "The most of all bodies of one connection that lies unconsumed on our side: as much as all of its streams may hold, so that those that nobody reads do not stop the others.",
+    why: "How much a peer that sends fast may have under way on one connection: the window grows to this, from the protocol's own 65,535 bytes, while half of heldBytesMax is free.",
+  },
+  heldBytesMax: {
+    env: "HAUBERK_HTTP2_HELD_BYTES_MAX",
+    default: 268_435_456,
+    min: 1_048_576,
+    max: 68_719_476_736,
+    why: "What bodies may lie unconsumed in a process, or be under way to it, beyond 65,535 bytes for each connection. Above it a connection gets no more than those until somebody reads; below it bodies that nobody reads do not stop the others.",
   },
   headersBytesMax: {
     env: "HAUBERK_HTTP2_HEADERS_BYTES",

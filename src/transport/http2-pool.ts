@@ -4,6 +4,7 @@ import { messageOf } from "../base/errors.ts";
 import type { OptionValues } from "../base/options.ts";
 import type { RequestHead } from "../http/message.ts";
 import type { ClientConnection, ClientExchange, ResponseEvents } from "./exchange.ts";
+import type { RoomShare } from "./body-room.ts";
 import { connectHttp2 } from "./http2-client.ts";
 import { Ticker, type Ticking } from "./http1-ticker.ts";
 import type { http2Options } from "./http2-options.ts";
@@ -18,6 +19,7 @@ export interface Http2PoolContext {
   /** How a routee is connected to and waited for, whatever it speaks. */
   readonly routee: Pick<OptionValues<typeof http1Options>, "routeeConnectMs" | "routeeIdleMs" | "routeeQueueMax">;
   readonly http2: OptionValues<typeof http2Options>;
+  readonly room?: RoomShare | undefined;
   readonly onFault?: (thrown: unknown) => void;
 }
 
@@ -133,12 +135,13 @@ export class Http2Pool implements Ticking {
 
   /** The routee's SETTINGS say how many streams it takes, and that it speaks HTTP/2 at all. */
   #greet(socket: Socket, reads: LentReads): void {
-    const { clock, http2, onFault } = this.#context;
+    const { clock, http2, room, onFault } = this.#context;
     let member: Member | undefined;
     let over = false;
     connectHttp2(socket, {
       clock,
       options: http2,
+      room,
       reads,
       onClosed: () => {
         over = true;

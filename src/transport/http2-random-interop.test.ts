@@ -49,6 +49,7 @@ const settings: fc.Arbitrary<Settings> = fc.record({
 const ours = fc.record({
   streamWindowBytes: fc.constantFrom(65_535, 262_144),
   connectionWindowBytes: fc.constantFrom(65_535, 1_048_576),
+  heldBytesMax: fc.constantFrom(0, 50_000, 10_000_000),
   headerTableBytes: fc.constantFrom(0, 500, 4_096),
 });
 /** Window sizes that a peer changes to while bodies are under way. */
@@ -229,7 +230,7 @@ test("our client reads nothing for a while, and loses nothing of what a server o
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const socket = connect((server.address() as AddressInfo).port, "127.0.0.1");
-  const options = optionsWith({ streamWindowBytes: 100_000, connectionWindowBytes: 250_000 });
+  const options = optionsWith({ streamWindowBytes: 100_000, heldBytesMax: 250_000 - 65_535 });
   const client = await connectHttp2(socket, contextOf(endsOf(), options));
   const asked = Array.from({ length: 4 }, () => {
     const heard = new Heard();

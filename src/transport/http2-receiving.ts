@@ -1,29 +1,42 @@
 import * as frames from "../http/http2/frames.ts";
+import { BodyRoom, type RoomShare, type Roomer } from "./body-room.ts";
 import { FORGOTTEN, RESET_BY_US } from "./http2-closed-streams.ts";
 import type { Http2Core, Http2Stream } from "./http2-stream.ts";
 import { tellLent } from "./lent-reads.ts";
 
-/** Bodies that arrive on a connection: their windows, their lengths, and who gets them (RFC 9113, 6.1 and 6.9). */
-export class Http2Receiving {
+/** Whoever takes half of its window in less than this is held up by it: the window is doubled. */
+const SOON_MS = 10;
+/** Whoever takes longer than this has no use for so much. */
+const LATE_MS = 1_000;
+
+/**
+ * Bodies that arrive on a connection: their windows, their lengths, and who gets them (RFC 9113, 6.1 and 6.9).
+ *
+ * The connection's window is the protocol's own 65,535 bytes in any case. As far as the process has room (body-room.ts), what
+ * lies unconsumed does not count against it, so that bodies that nobody reads do not stop the others; and a peer that uses its
+ * window up in a few milliseconds gets one of up to `connectionWindowBytes`. An idle connection is promised nothing more.
+ */
+export class Http2Receiving implements Roomer {
   readonly #h2: Http2Core;
+  readonly #room: RoomShare;
   /** What the peer may still send, and what was consumed and not yet given back to it. */
   #window = frames.WINDOW_DEFAULT;
   #credit = 0;
+  /** What is promised or held beyond the window of the protocol: taken from the room. */
+  #extra = 0;
+  /** How much the peer may have open where there is room, and the window below which that is looked after. */
+  #ahead = frames.WINDOW_DEFAULT;
+  #low = frames.WINDOW_DEFAULT >>> 1;
+  #openedMs = Number.NEGATIVE_INFINITY;
   /** The stream of the DATA frame that is being read, and whether it ends with it; undefined when it is dropped. */
   #stream: Http2Stream | undefined = undefined;
   #endsStream = false;
   #seen = false;
 
   constructor(h2: Http2Core) {
+    const { room, options } = h2.context;
     this.#h2 = h2;
-  }
-
-  /** Tells the peer of the window that the options give; its first 65,535 bytes need no word. */
-  widen(): void {
-    const more = this.#h2.context.options.connectionWindowBytes - frames.WINDOW_DEFAULT;
-    if (more <= 0) return;
-    this.#window += more;
-    this.#h2.output.windowUpdate(0, more);
+    this.#room = room ?? new BodyRoom(options.heldBytesMax).share(1);
   }
 
   begins(streamId: number, payload: number, endStream: boolean): void {
@@ -140,9 +153,51 @@ export class Http2Receiving {
   /** Bytes that nobody will consume, or that somebody has. */
   creditConnection(bytes: number): void {
     this.#credit += bytes;
-    if (this.#credit < this.#window || this.#credit === 0 || this.#h2.over) return;
+    if (this.#credit >= this.#window || this.#window < this.#low) this.reopen();
+  }
+
+  /** Gives back what was consumed, more where there is room for it, and less where there is none. */
+  reopen(): void {
+    if (this.#h2.over) return;
+    if (this.#credit > 0 && this.#credit >= this.#window) this.#measure();
+    const open = this.#window + this.#credit;
+    const held = frames.WINDOW_DEFAULT + this.#extra - open;
+    const ahead = this.#room.isPressed ? frames.WINDOW_DEFAULT : this.#ahead;
+    const more = held + ahead - frames.WINDOW_DEFAULT - this.#extra;
+    if (more > 0) {
+      const got = this.#room.take(more, this);
+      this.#extra += got;
+      this.#credit += got;
+    } else {
+      this.#giveRoom(Math.min(-more, this.#credit));
+    }
+    if (this.#credit === 0 || this.#credit < this.#window) return;
     this.#h2.output.windowUpdate(0, this.#credit);
     this.#window += this.#credit;
     this.#credit = 0;
+  }
+
+  #giveRoom(bytes: number): void {
+    this.#extra -= bytes;
+    this.#credit -= bytes;
+    this.#room.give(bytes);
+  }
+
+  /** How fast the peer uses up what it may send. */
+  #measure(): void {
+    const { clock, options } = this.#h2.context;
+    const nowMs = clock.monotonicMs();
+    const tookMs = nowMs - this.#openedMs;
+    this.#openedMs = nowMs;
+    if (tookMs < SOON_MS) this.#ahead = Math.min(this.#ahead * 2, options.connectionWindowBytes);
+    else if (tookMs > LATE_MS) this.#ahead = Math.max(this.#ahead >>> 1, frames.WINDOW_DEFAULT);
+    this.#low = this.#ahead >>> 1;
+  }
+
+  /** The connection is over: its room is free. */
+  end(): void {
+    this.#room.leaves(this);
+    this.#room.give(this.#extra);
+    this.#extra = 0;
   }
 }

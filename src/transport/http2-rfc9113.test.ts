@@ -269,7 +269,7 @@ for (const [group, rows] of [
   describe(`the server judges ${group}`, () => {
     for (const [name, sent, verdict] of rows) {
       test(`${name}: ${verdict}`, async () => {
-        const { peer, ends } = rawToServer(silent, { connectionWindowBytes: 1_048_576 });
+        const { peer, ends } = rawToServer(silent, { heldBytesMax: 1_048_576 - frames.WINDOW_DEFAULT });
         peer.send(...sent);
         expect(await verdictOf(peer, 1)).toBe(verdict);
         // Whatever was wrong with one stream, the next one works.

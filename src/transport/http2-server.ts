@@ -146,7 +146,6 @@ class Http2Server extends Http2Connection implements ServerConnection {
         ...this.proofsSetting(),
       ]),
     );
-    this.receiving.widen();
     this.attach();
     if (served.first !== undefined && served.first.length > 0) this.arrived(served.first);
   }

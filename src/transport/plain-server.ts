@@ -6,6 +6,7 @@ import type { ConnectionFacts, Handler, ServerConnection } from "./exchange.ts";
 import { connectionRefusal, refusalText } from "./http1-refusal.ts";
 import { serveHttp1 } from "./http1-server.ts";
 import { Ticker, type Ticking } from "./http1-ticker.ts";
+import type { RoomShare } from "./body-room.ts";
 import type { http2Options } from "./http2-options.ts";
 import { serveHttp2 } from "./http2-server.ts";
 import type { LentReads } from "./lent-reads.ts";
@@ -17,6 +18,7 @@ export interface PlainServerContext {
   readonly random?: Random;
   readonly http1: OptionValues<typeof http1Options>;
   readonly http2: OptionValues<typeof http2Options>;
+  readonly room?: RoomShare | undefined;
   /** Bytes that were read from the socket already. */
   readonly first?: Buffer | undefined;
   /** What the socket reads with, where it has no buffers of its own. */
@@ -126,13 +128,14 @@ class PlainServer implements ServerConnection, Ticking {
   }
 
   #serve(protocol: ConnectionFacts["protocol"], first: Buffer): void {
-    const { clock, random, http1, http2, reads, onFault } = this.#context;
+    const { clock, random, http1, http2, room, reads, onFault } = this.#context;
     const facts: ConnectionFacts = { ...this.#facts, protocol };
     const lent = reads === undefined ? {} : { reads };
     if (protocol === "h2") {
       const context = {
         clock,
         options: http2,
+        room,
         onClosed: ignore,
         onFault,
         ...lent,

@@ -154,6 +154,58 @@ test("streams that one identity holds open, over as many connections as it likes
   await small.end();
 });
 
+test("bytes that one identity sends into tunnels that nobody opens leave room for the others', over all of its connections", async () => {
+  routee.answer = () => undefined;
+  const room = 1_048_576;
+  const small = await twoProxies(mesh.pki, {
+    routee: routee.port,
+    rules: [{ from: [{ services: ["web.default", "ledger.default"] }] }],
+    options: { http2: { heldBytesMax: room } },
+  });
+  const sent: number[] = [];
+  for (const _ of [1, 2, 3]) sent.push(await fillTunnels(await stranger("web", small), 3));
+  for (const bytes of sent) expect(bytes).toBeGreaterThanOrEqual(frames.WINDOW_DEFAULT);
+  expect(sent.reduce((sum, bytes) => sum + bytes, 0)).toBeLessThanOrEqual(0.75 * room + 3 * frames.WINDOW_DEFAULT);
+  expect(await fillTunnels(await stranger("ledger", small), 3)).toBeGreaterThan(0.18 * room);
+  await small.end();
+});
+
+/** Asks for tunnels, which the routee never opens, and sends into them what the windows allow; gives how much that was. */
+async function fillTunnels(peer: RawHttp2Peer, tunnels: number): Promise<number> {
+  const ask = [
+    ":method",
+    "CONNECT",
+    ":protocol",
+    "websocket",
+    ":scheme",
+    "https",
+    ":path",
+    "/",
+    ":authority",
+    "orders",
+  ];
+  const left = Array.from({ length: tunnels }, () => 262_144);
+  for (let i = 0; i < tunnels; i++) peer.send(rawFrame(HEADERS, WHOLE, 2 * i + 1, rawFields(ask)));
+  let sent = 0;
+  for (let before = -1, round = 1; before < sent; round++) {
+    before = sent;
+    const granted = peer.frames.filter(({ type, streamId }) => type === frames.WINDOW_UPDATE && streamId === 0);
+    let may = granted.reduce((sum, { payload }) => sum + payload.readUInt32BE(0), frames.WINDOW_DEFAULT) - sent;
+    for (let i = 0; i < tunnels; i++) {
+      while (may > 0 && (left[i] as number) > 0) {
+        const bytes = Math.min(may, left[i] as number, frames.PAYLOAD_MAX);
+        peer.send(rawFrame(DATA, 0, 2 * i + 1, Buffer.alloc(bytes)));
+        left[i] = (left[i] as number) - bytes;
+        may -= bytes;
+        sent += bytes;
+      }
+    }
+    await read(peer, round);
+  }
+  expect(peer.closed).toBe(false);
+  return sent;
+}
+
 test("rapid resets while the routee works free nothing that it still works on: it never has more connections than its limit (row 27)", async () => {
   routee.answer = () => undefined;
   let most = 0;

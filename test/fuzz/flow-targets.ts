@@ -115,6 +115,8 @@ interface Case {
   readonly clientWindow: number;
   readonly serverWindow: number;
   readonly connectionWindow: number;
+  /** Beyond the window that each connection has. */
+  readonly room: number;
   readonly output: number;
   readonly pieceMax: number;
 }
@@ -128,6 +130,7 @@ const cases: fc.Arbitrary<Case> = fc
     clientWindow: window,
     serverWindow: window,
     connectionWindow: fc.constantFrom(65_535, 65_536, 100_000, 1_048_576),
+    room: fc.constantFrom(0, 1, 30_000, 1_048_576),
     output: fc.constantFrom(1, 1_000, 32_768, 262_144),
     pieceMax: fc.constantFrom(50, 1_000, 20_000, 100_000),
   })
@@ -210,6 +213,7 @@ async function carry(plan: Case): Promise<void> {
       ...defaultsOf(http2Options),
       streamWindowBytes,
       connectionWindowBytes: plan.connectionWindow,
+      heldBytesMax: plan.room,
       outputBytes: plan.output,
       noiseMax: 1_000_000,
     },
