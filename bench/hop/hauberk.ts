@@ -35,6 +35,8 @@ export interface HopShape {
   /** A port of its own for the service, as TCP needs it. */
   readonly to?: number;
   readonly workers?: number;
+  /** Options of both sidecars. */
+  readonly environment?: Readonly<Record<string, string>>;
 }
 
 export async function startHop(folder: string, shape: HopShape): Promise<Hop> {
@@ -48,11 +50,9 @@ export async function startHop(folder: string, shape: HopShape): Promise<Hop> {
   const applied = await mesh.applyPolicies(policies);
   if (applied.code !== 0) throw new Error(applied.err);
   const workers = shape.workers === undefined ? [] : ["--workers", String(shape.workers)];
-  const into = await mesh.sidecar("routee", ["--app", shape.app, ...workers]);
-  const out = await mesh.sidecar("load", [
-    ...(shape.to === undefined ? [] : ["--to", `routee=${shape.to}`]),
-    ...workers,
-  ]);
+  const into = await mesh.sidecar("routee", ["--app", shape.app, ...workers], shape.environment);
+  const to = shape.to === undefined ? [] : ["--to", `routee=${shape.to}`];
+  const out = await mesh.sidecar("load", [...to, ...workers], shape.environment);
   const exported = join(folder, "load.pem");
   await mesh.json(["certs", "export", join(mesh.home, "certs", "load", "1"), "--out", exported]);
   return {

@@ -1,6 +1,4 @@
-import { spawn, type ChildProcess } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { createConnection } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -10,6 +8,7 @@ import { startHop, type Hop } from "./hauberk.ts";
 import { cpuOf, median, output } from "./measure.ts";
 import { peersOf, routeeCommand, routeePorts, type Flow } from "./peers.ts";
 import { makePki } from "./pki.ts";
+import { Processes } from "./processes.ts";
 
 /**
  * CPU per request and hop, throughput and latency of two sidecars, beside HAProxy, nginx and Envoy in the same run:
@@ -36,19 +35,19 @@ const { values } = parseArgs({
 });
 const rate = values.rate === undefined ? {} : { rate: Number(values.rate) };
 const folder = mkdtempSync(join(tmpdir(), "hauberk-bench-"));
-const children = new Set<ChildProcess>();
+const processes = new Processes();
 const hops = new Set<Hop>();
 const results: Record<string, unknown> = {};
 
 try {
   makePki(folder);
-  await start(routeeCommand(folder), routeePorts.http);
+  await processes.start(routeeCommand(folder), routeePorts.http);
   for (const flow of values.flows.split(",") as Flow[]) await measure(flow, flows[flow]);
   mkdirSync(new URL("../out/", import.meta.url), { recursive: true });
   writeFileSync(new URL("../out/hop.json", import.meta.url), `${JSON.stringify(results, undefined, 2)}\n`);
 } finally {
   for (const hop of hops) await hop.mesh.end();
-  for (const child of children) child.kill("SIGTERM"); // SIGKILL would leave nginx workers behind.
+  processes.endAll();
   rmSync(folder, { recursive: true, force: true });
 }
 
@@ -56,14 +55,17 @@ async function measure(flow: Flow, plan: FlowPlan): Promise<void> {
   const routee =
     plan.routee === undefined
       ? undefined
-      : await start([process.execPath, fileURLToPath(new URL(plan.routee.file, import.meta.url))], plan.routee.port);
+      : await processes.start(
+          [process.execPath, fileURLToPath(new URL(plan.routee.file, import.meta.url))],
+          plan.routee.port,
+        );
   const sides = await startSides(flow, plan);
   console.log(`\n${flow}: ${plan.what}`);
   for (const side of sides) console.log(`${side.name.padEnd(14)} ${await suite(side)}`);
   for (const connections of (values.connections ?? plan.connections).split(",").map(Number))
     results[`${flow} ${connections}`] = await rounds(plan, sides, connections);
   for (const side of sides) await end(side);
-  if (routee !== undefined) await kill(routee);
+  if (routee !== undefined) await processes.end(routee);
 }
 
 async function startSides(flow: Flow, plan: FlowPlan): Promise<Side[]> {
@@ -71,8 +73,8 @@ async function startSides(flow: Flow, plan: FlowPlan): Promise<Side[]> {
   const sides: Side[] = [];
   for (const peer of peersOf(flow, folder)) {
     if (wanted?.includes(peer.name) === false) continue;
-    const into = await start(peer.commands[1] ?? [""], peer.tlsPort);
-    const out = await start(peer.commands[0] ?? [""], peer.port);
+    const into = await processes.start(peer.commands[1] ?? [""], peer.tlsPort);
+    const out = await processes.start(peer.commands[0] ?? [""], peer.port);
     const { name, port, tlsPort } = peer;
     const pki = join(folder, "pki");
     const identity = { cert: join(pki, "a.crt"), key: join(pki, "a.key"), ca: join(pki, "ca.crt") };
@@ -114,7 +116,7 @@ async function end(side: Side): Promise<void> {
     await side.hop.mesh.end();
     hops.delete(side.hop);
   }
-  for (const child of side.children) await kill(child);
+  for (const child of side.children) await processes.end(child);
 }
 
 async function rounds(plan: FlowPlan, sides: readonly Side[], connections: number): Promise<Record<string, Row>> {
@@ -167,36 +169,6 @@ async function once(plan: FlowPlan, side: Side, connections: number): Promise<Ro
     }
   }
   return { cpuUs: cpu / (plan.hops * load.requests), perSecond: load.perSecond, p50Us: load.p50Us, p99Us: load.p99Us };
-}
-
-async function start([command, ...args]: readonly string[], port: number): Promise<ChildProcess> {
-  const child = spawn(command ?? "", args, { stdio: ["ignore", "ignore", "inherit"] });
-  children.add(child);
-  for (let attempt = 0; attempt < 400; attempt++) {
-    if (await connects(port)) return child;
-    await new Promise((resolve) => setTimeout(resolve, 25));
-  }
-  throw new Error(`${command} does not listen on ${port}`);
-}
-
-function kill(child: ChildProcess): Promise<void> {
-  children.delete(child);
-  if (child.exitCode !== null) return Promise.resolve();
-  return new Promise((resolve) => {
-    child.once("exit", () => resolve());
-    child.kill("SIGTERM");
-  });
-}
-
-function connects(port: number): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = createConnection({ host: "127.0.0.1", port });
-    socket.once("connect", () => {
-      socket.destroy();
-      resolve(true);
-    });
-    socket.once("error", () => resolve(false));
-  });
 }
 
 /** Version, cipher and group, as openssl sees the inbound listener. */

@@ -1,13 +1,6 @@
 import { parseArgs } from "node:util";
-import {
-  descriptorsMax,
-  plainConnections,
-  startSubject,
-  tlsConnections,
-  unreadAnswers,
-  unreadRequests,
-  type Cost,
-} from "./measure.ts";
+import { plainConnections, startSubject, tlsConnections, unreadAnswers, unreadRequests } from "./measure.ts";
+import { descriptorsMax, type Cost } from "./resident.ts";
 
 /** `node_modules/.bin/node bench/memory/memory.ts [--connections N] [--tls N] [--bodies N]`: what connections and stuck bodies cost a sidecar. */
 const { values } = parseArgs({
@@ -23,16 +16,17 @@ const subject = await startSubject({
   HAUBERK_TLS_CONNECTIONS_MAX: "100000",
 });
 try {
+  // First, in processes that have done little: whatever grew before would not grow again.
+  const { sidecar, bare } = await tlsConnections(subject, tls);
+  say("an idle mTLS connection, bare node:tls", bare);
+  say("an idle mTLS connection, inbound", sidecar);
+  say("an idle plain connection that asked once", await plainConnections(subject, connections));
   const answers = await unreadAnswers(subject, bodies);
   say("a client that does not read 1 GB, outbound", answers.web);
   say("a client that does not read 1 GB, inbound", answers.orders);
   const requests = await unreadRequests(subject, bodies);
   say("a routee that does not read 1 GB, outbound", requests.web);
   say("a routee that does not read 1 GB, inbound", requests.orders);
-  const { sidecar, bare } = await tlsConnections(subject, tls);
-  say("an idle mTLS connection, bare node:tls", bare);
-  say("an idle mTLS connection, inbound", sidecar);
-  say("an idle plain connection that asked once", await plainConnections(subject, connections));
 } finally {
   await subject.end();
 }
