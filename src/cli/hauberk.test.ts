@@ -192,3 +192,24 @@ test.each(["stdout", "stderr"] as const)("whoever stops reading %s ends nothing 
   const [code] = (await once(child, "close")) as [number | null];
   expect({ code, said }).toEqual({ code: name === "stdout" ? 0 : 2, said: "" });
 });
+
+test("a CA that lost its root's certificate is not to be made anew over its keys", async () => {
+  const home = mkdtempSync(join(tmpdir(), "hauberk-rootless-"));
+  onTestFinished(() => rmSync(home, { recursive: true }));
+  writeFileSync(join(home, "hauberk.yaml"), "trustDomain: a.example\n");
+  expect((await start(["control", "--home", home])).err).toContain("hint: Run hauberk init there");
+  mkdirSync(join(home, "ca"));
+  writeFileSync(join(home, "ca", "root.key"), "");
+  expect((await start(["control", "--home", home])).err).toContain("put ca/root.crt back from a backup");
+});
+
+test("a policy file in the place of a folder is told as what it is", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "hauberk-policy-"));
+  onTestFinished(() => rmSync(folder, { recursive: true }));
+  const file = join(folder, "p.yaml");
+  writeFileSync(file, "");
+  expect((await start(["policy", "test", file])).err).toContain(`${file} is a file, and a folder was wanted`);
+  expect((await start(["policy", "test", join(folder, "no")])).err).toContain(
+    `there is no folder ${join(folder, "no")}`,
+  );
+});

@@ -120,7 +120,10 @@ function rootFingerprint(home: Home): string {
     throw new HauberkError(
       "HOME_MISSING",
       `Cannot use ${home.folder}: it has no CA, ca/root.crt is missing`,
-      "Run hauberk init there",
+      // Init would refuse a folder in which keys lie.
+      existsSync(join(home.ca, "root.key")) || existsSync(join(home.ca, "intermediate.crt"))
+        ? "Other files of the CA are there: put ca/root.crt back from a backup"
+        : "Run hauberk init there",
     );
   }
   const blocks = fromPem(readFileSync(file, "utf8"));

@@ -27,8 +27,8 @@ export function readPolicyFolder(input: Input, named: string | undefined): Polic
   if (folder === undefined || !existsSync(folder) || !statSync(folder).isDirectory()) {
     throw new HauberkError(
       "USAGE",
-      `Cannot read policies: ${folder === undefined ? "no folder is named, and there is no mesh home here" : `${folder} is no folder`}`,
-      "Name the folder that holds them",
+      `Cannot read policies: ${folder === undefined ? "no folder is named, and there is no mesh home here" : existsSync(folder) ? `${folder} is a file, and a folder was wanted` : `there is no folder ${folder}`}`,
+      "Name the folder that holds them; a set is applied whole, never one file of it",
     );
   }
   // A folder of policies outside of a mesh home can be tested too: the trust domain then is the demo's.

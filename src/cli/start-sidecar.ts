@@ -33,7 +33,11 @@ export async function startSidecar(
 ): Promise<StartedSidecar> {
   scavengeAlone();
   const sources = await settingSources(input);
-  const log = openLog({ level: wanted.logLevel, fields: { program: "sidecar", service: serviceKey(wanted.service) } });
+  const log = openLog({
+    level: wanted.logLevel,
+    fields: { program: "sidecar", service: serviceKey(wanted.service) },
+    clock: systemClock,
+  });
   endOnCrash(lastLine(log));
   const metrics = new Metrics();
   const clock = systemClockFor((thrown) => faults.task(thrown));

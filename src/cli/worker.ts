@@ -18,7 +18,7 @@ if (isChannel()) {
     clockFor: systemClockFor,
     random: systemRandom,
     openLog: (level, fields) => {
-      const log = openLog({ level, fields, shared: true });
+      const log = openLog({ level, fields, clock: systemClock, shared: true });
       endOnCrash(lastLine(log));
       return log;
     },

@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { eventually, Mesh, type Started } from "../support/mesh.ts";
 import { allow, applyText, openRoutee, type Routee } from "./routees.ts";
 
@@ -115,8 +115,16 @@ test("hauberk run ends its program before the sidecar: on its way out the progra
 
 test("a program does not outlive its sidecar that is killed with -9: both can be started anew", async () => {
   const script = "console.log('pid ' + process.pid + ' is up'); setInterval(() => {}, 1000);";
-  const sidecar = await mesh.start(["run", "--service", "web"], { program: [process.execPath, "-e", script] });
+  const flags = ["run", "--service", "web", "--token-file", await mesh.token("web")];
+  const sidecar = await mesh.start(flags, { program: [process.execPath, "-e", script] });
   const pid = await eventually("the program is up", 5_000, () => /pid (\d+) is up/.exec(sidecar.output())?.[1]);
+  onTestFinished(() => {
+    try {
+      process.kill(Number(pid), "SIGKILL");
+    } catch {
+      // It has ended, as it should.
+    }
+  });
   await sidecar.kill("SIGKILL");
   await eventually("the program has ended", 20_000, () => {
     try {

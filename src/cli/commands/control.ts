@@ -35,7 +35,7 @@ export const run: Run = async (input) => {
   });
   const opened = await openAuthority({ input, home });
   refuseUnknown(await optionTables(), opened.config.options);
-  const log = openLog({ level, fields: { program: "control" } });
+  const log = openLog({ level, fields: { program: "control" }, clock: systemClock });
   endOnCrash(lastLine(log));
   const clock = systemClockFor((thrown) => faults.task(thrown));
   const faults = new Faults({ log: log.logger, clock });
