@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import { createServer as createHttp2Server, type ServerHttp2Stream } from "node:http2";
 import { connect, createServer, type AddressInfo, type Server, type Socket } from "node:net";
-import { Duplex } from "node:stream";
+import { Duplex, duplexPair } from "node:stream";
 import { afterEach, expect, test } from "vitest";
 import { ManualClock } from "../../test/support/manual-clock.ts";
 import { SeededRandom } from "../../test/support/seeded-random.ts";
@@ -13,8 +13,10 @@ import { Http1Pool } from "./http1-pool.ts";
 import { serveHttp1 } from "./http1-server.ts";
 import { Ticker } from "./http1-ticker.ts";
 import { Http1Writer } from "./http1-writer.ts";
+import { connectHttp2 } from "./http2-client.ts";
 import { http2Options } from "./http2-options.ts";
 import { Http2Pool } from "./http2-pool.ts";
+import { serveHttp2 } from "./http2-server.ts";
 import { http1Options } from "./options.ts";
 import { servePlain } from "./plain-server.ts";
 import { dialRoutee } from "./routee-dial.ts";
@@ -374,4 +376,69 @@ test("a bug in the microtask that serves a pool's queue costs the request that w
   streams[0]?.end("ok");
   await expect.poll(() => streams.length).toBe(2);
   expect([broken.loss?.kind, behind.loss, faults]).toMatchObject(["lost", undefined, told]);
+});
+
+/** Both ends of an HTTP/2 connection in memory; what either was told of bugs. */
+function http2Pair(handler: Handler) {
+  const faults: unknown[] = [];
+  const clock = new ManualClock();
+  const [near, far] = duplexPair();
+  const context = {
+    clock,
+    options: defaultsOf(http2Options),
+    onClosed: () => undefined,
+    onFault: (thrown: unknown) => void faults.push(thrown),
+  };
+  const server = serveHttp2(near, { ...facts, protocol: "h2" }, handler, context);
+  return { near, far, clock, faults, server, client: connectHttp2(far, context) };
+}
+
+test("a bug in the middle of a block of fields costs its request; the fields of the next ones arrive as they were sent", async () => {
+  const seen: string[][] = [];
+  const { client } = http2Pair((exchange) => {
+    seen.push(exchange.head.fields.slice());
+    exchange.respond({ status: 200, fields: [], bodyLength: 0 }, true);
+  });
+  const connection = await client;
+  const more = (value: string): RequestHead => ({ ...get, fields: ["x-one", value, "x-two", "b"] });
+  const ask = async (head: RequestHead): Promise<void> => {
+    const events = new Deaf();
+    const over = new Promise<void>((resolve) => (events.head = resolve));
+    connection.request(head, true, events);
+    await over;
+  };
+  for (let i = 0; i < 3; i++) await ask(more("a"));
+  const broken: string[] = ["x-new", "n", "x-newer", "n"];
+  Object.defineProperty(broken, 5, { get: bug });
+  broken[4] = "x-newest";
+  expect(() => connection.request({ ...get, fields: broken }, true, new Deaf())).toThrow("a bug");
+  for (const value of ["a", "c", "c"]) await ask(more(value));
+  await ask({ ...get, fields: ["x-newer", "n"] });
+  expect(seen.slice(3)).toEqual([
+    ["x-one", "a", "x-two", "b"],
+    ["x-one", "c", "x-two", "b"],
+    ["x-one", "c", "x-two", "b"],
+    ["x-newer", "n"],
+  ]);
+});
+
+test("a bug as an HTTP/2 connection is written to at the end of a turn ends that connection", async () => {
+  const { near, faults, client } = http2Pair(() => undefined);
+  const connection = await client;
+  near.write = bug;
+  connection.request(get, true, new Deaf());
+  await expect.poll(() => near.destroyed).toBe(true);
+  expect(faults[0]).toMatchObject({ message: "a bug" });
+});
+
+test("a bug in a timer of an HTTP/2 connection ends that connection, not its clock", async () => {
+  const { near, faults, client, server, clock } = http2Pair(() => undefined);
+  const connection = await client;
+  const over = new Promise<void>((resolve) => near.once("close", resolve));
+  Object.defineProperty(near, "end", { value: bug });
+  server.drain(10);
+  expect(() => clock.advance(60_000)).not.toThrow();
+  expect(faults[0]).toMatchObject({ message: "a bug" });
+  connection.destroy("in the test");
+  await over;
 });

@@ -158,7 +158,7 @@ class Http2Client extends Http2Connection implements ClientConnection {
   #noProtocols(stream: Http2ClientStream): ClientExchange {
     stream.closed = true;
     const because = "the server has not announced extended CONNECT";
-    setImmediate(() => stream.events.aborted({ kind: "unprocessed", because }));
+    setImmediate(() => this.guarded(() => stream.events.aborted({ kind: "unprocessed", because })));
     return stream;
   }
 
@@ -290,7 +290,9 @@ class Http2Client extends Http2Connection implements ClientConnection {
     if (this.over) return;
     this.#takeNoMore();
     this.#cancelDrain?.();
-    this.#cancelDrain = this.context.clock.after(withinMs, () => this.#goodbye("drained as long as allowed"));
+    this.#cancelDrain = this.context.clock.after(withinMs, () =>
+      this.guarded(() => this.#goodbye("drained as long as allowed")),
+    );
     this.streamGone();
   }
 

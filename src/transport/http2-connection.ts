@@ -81,6 +81,7 @@ export abstract class Http2Connection implements FrameListener, Http2Core, Outpu
   #decoder: HpackDecoder | undefined = undefined;
   #list: FieldList | undefined = undefined;
   #encoder: HpackEncoder | undefined = undefined;
+  #inBlock = false;
   readonly closedStreams = new ClosedStreams();
   readonly sending: Http2Sending;
   readonly receiving: Http2Receiving;
@@ -117,7 +118,7 @@ export abstract class Http2Connection implements FrameListener, Http2Core, Outpu
     this.receiving = new Http2Receiving(this);
     this.noise = new Allowance(options.noiseMax, options.noisePerSecond, clock);
     this.#cancelSettings = clock.after(options.settingsMs, () =>
-      this.#guarded(() => this.fail(frames.SETTINGS_TIMEOUT, "settings were not acknowledged in time")),
+      this.guarded(() => this.fail(frames.SETTINGS_TIMEOUT, "settings were not acknowledged in time")),
     );
     const ticker = Ticker.of(clock);
     ticker.add(this);
@@ -137,14 +138,14 @@ export abstract class Http2Connection implements FrameListener, Http2Core, Outpu
   /** Called by the roles once they are whole: the socket may speak at once. */
   protected attach(): void {
     const socket = this.socket;
-    socket.on("error", (error: Error) => this.#guarded(() => this.ended(`the socket failed: ${messageOf(error)}`)));
-    socket.on("close", () => this.#guarded(() => this.ended("the socket closed")));
+    socket.on("error", (error: Error) => this.guarded(() => this.ended(`the socket failed: ${messageOf(error)}`)));
+    socket.on("close", () => this.guarded(() => this.ended("the socket closed")));
     socket.on("end", () => {
-      this.#guarded(() => this.ended("the peer ended the connection"));
+      this.guarded(() => this.ended("the peer ended the connection"));
       socket.destroy();
     });
     if (socket.destroyed || socket.readableEnded) {
-      setImmediate(() => this.#guarded(() => this.ended("the socket was closed before it was used")));
+      setImmediate(() => this.guarded(() => this.ended("the socket was closed before it was used")));
       return;
     }
     const { reads } = this.context;
@@ -183,7 +184,7 @@ export abstract class Http2Connection implements FrameListener, Http2Core, Outpu
     this.socket.pause();
   }
 
-  #guarded(task: () => void): void {
+  protected guarded(task: () => void): void {
     try {
       task();
     } catch (thrown) {
@@ -268,7 +269,7 @@ export abstract class Http2Connection implements FrameListener, Http2Core, Outpu
   protected onOver(_because: string): void {}
 
   destroy(because: string): void {
-    this.#guarded(() => this.ended(because));
+    this.guarded(() => this.ended(because));
     this.socket.destroy();
   }
 
@@ -343,6 +344,9 @@ export abstract class Http2Connection implements FrameListener, Http2Core, Outpu
   /** Writes a header block: `encode` is told apart by the roles, so that no closure is made. */
   protected headersRoom(fields: Fields, extra: number): void {
     const out = this.output.room(frames.FRAME_HEAD_BYTES + boundOf(fields) + extra);
+    // What threw in the middle of a block has left entries in the table that the peer never saw.
+    if (this.#inBlock) this.encoder.forget();
+    this.#inBlock = true;
     this.encoder.begin(out, this.output.at + frames.FRAME_HEAD_BYTES);
   }
 
@@ -353,6 +357,7 @@ export abstract class Http2Connection implements FrameListener, Http2Core, Outpu
 
   /** False when the block cannot be sent; nothing of it is then. */
   protected headersWritten(stream: Http2Stream, endStream: boolean): boolean {
+    this.#inBlock = false;
     if (this.encoder.invalid !== undefined) {
       this.encoder.forget();
       return false;
@@ -370,7 +375,7 @@ export abstract class Http2Connection implements FrameListener, Http2Core, Outpu
   /** What we were asked to send cannot be said in HTTP/2; whoever asked hears it in the next turn. */
   unsayable(stream: Http2Stream, because: string): void {
     this.reset(stream, frames.INTERNAL_ERROR);
-    setImmediate(() => this.#guarded(() => stream.events.aborted({ kind: "invalid", because })));
+    setImmediate(() => this.guarded(() => stream.events.aborted({ kind: "invalid", because })));
   }
 
   /** Our side of a stream ends, with or without trailers. */
@@ -465,7 +470,7 @@ export abstract class Http2Connection implements FrameListener, Http2Core, Outpu
 
   headersPending(): void {
     this.#cancelHeaders ??= this.context.clock.after(this.context.options.headersMs, () =>
-      this.#guarded(() => this.fail(frames.ENHANCE_YOUR_CALM, "a header block that did not become whole in time")),
+      this.guarded(() => this.fail(frames.ENHANCE_YOUR_CALM, "a header block that did not become whole in time")),
     );
   }
 

@@ -1,6 +1,7 @@
 import { once } from "node:events";
 import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 import { afterEach, beforeEach, expect, test } from "vitest";
+import { rethrow } from "../../test/support/manual-clock.ts";
 import { Http2Output } from "./http2-output.ts";
 import { lendSegment, segmentBytes } from "./segments.ts";
 
@@ -29,6 +30,7 @@ function append(output: Http2Output, fill: number, frames: number): void {
 test("a last word behind a write that is under way leaves as it was said, whoever needs a buffer meanwhile", async () => {
   const written: number[] = [];
   const output = new Http2Output(sender, {
+    broke: rethrow,
     outputWritten: () => {
       written.push(output.pending);
       // Another connection takes whatever is free, and writes into it.

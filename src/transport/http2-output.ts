@@ -31,6 +31,8 @@ const NO_STREAM = 0;
 export interface OutputOwner {
   /** The socket took all that it was given. */
   outputWritten(): void;
+  /** The socket threw as it was written to. */
+  broke(thrown: unknown): void;
 }
 
 /** Of lists that are empty; never written to. */
@@ -232,7 +234,11 @@ export class Http2Output {
   }
 
   #writeNext(): void {
-    this.#socket.write(this.#next.shift(), this.#written);
+    try {
+      this.#socket.write(this.#next.shift(), this.#written);
+    } catch (thrown) {
+      this.#owner.broke(thrown);
+    }
   }
 
   readonly #written = (error?: Error | null): void => {
@@ -245,8 +251,17 @@ export class Http2Output {
     if (this.#reuses) for (const segment of this.#lent) giveBackSegment(segment);
     this.#lent = none;
     this.#owner.outputWritten();
-    if (this.pending > 0) this.flush();
+    if (this.pending > 0) this.flushSafely();
   };
+
+  /** From where nobody would catch it. */
+  flushSafely(): void {
+    try {
+      this.flush();
+    } catch (thrown) {
+      this.#owner.broke(thrown);
+    }
+  }
 
   #schedule(): void {
     this.#scheduled = true;
@@ -292,5 +307,5 @@ function appended(list: Buffer[], buffer: Buffer): Buffer[] {
 }
 
 function flushNow(output: Http2Output): void {
-  output.flush();
+  output.flushSafely();
 }

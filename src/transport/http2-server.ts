@@ -363,7 +363,7 @@ class Http2Server extends Http2Connection implements ServerConnection {
    */
   #endLater(stream: Http2Stream): void {
     this.context.clock.after(REST_MS, () => {
-      if (!this.over) this.reset(stream, frames.NO_ERROR);
+      if (!this.over) this.guarded(() => this.reset(stream, frames.NO_ERROR));
     });
   }
 
@@ -392,12 +392,12 @@ class Http2Server extends Http2Connection implements ServerConnection {
     if (this.over) return;
     const { clock } = this.context;
     this.#cancelDrain?.();
-    this.#cancelDrain = clock.after(withinMs, () => this.leave("drained as long as allowed"));
+    this.#cancelDrain = clock.after(withinMs, () => this.guarded(() => this.leave("drained as long as allowed")));
     if (this.#draining) return;
     this.#draining = true;
     this.output.goaway(frames.STREAM_ID_MAX, frames.NO_ERROR, "");
     this.sendPing();
-    this.#cancelGoaway = clock.after(Math.min(withinMs, GOAWAY_MS), () => this.#lastGoaway());
+    this.#cancelGoaway = clock.after(Math.min(withinMs, GOAWAY_MS), () => this.guarded(() => this.#lastGoaway()));
   }
 
   protected override pinged(): void {
