@@ -1,36 +1,24 @@
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { rawFields, rawFrame, RawPeer as RawHttp2Peer, rawPreface } from "../support/http2-raw.ts";
-import { makeTestPki } from "../support/pki.ts";
-import { ok, RawPeer, RawRoutee } from "../support/raw-routee.ts";
-import { dialInbound, idText, twoProxies, webMay, type TwoProxies } from "../support/two-proxies.ts";
+import { HostileScene } from "../support/hostile-scene.ts";
+import { ok, RawPeer, type RawRoutee } from "../support/raw-routee.ts";
+import { dialInbound, idText, webMay, type TwoProxies } from "../support/two-proxies.ts";
 
 /**
  * Rows 19 to 26 of the attack table and its table 5.3, through both sidecars: from a workload at the outbound listener, from a
  * peer that holds an identity at the inbound listener, over HTTP/2, and from the routee. What counts is what the far end
  * sees.
  */
-let routee: RawRoutee;
+let scene: HostileScene;
 let mesh: TwoProxies;
-const clients: RawPeer[] = [];
+let routee: RawRoutee;
 
 beforeAll(async () => {
-  routee = await RawRoutee.start();
-  // A hostile routee would open the breaker, and be heard no more.
-  const resilience = { breakerFailuresMax: 1_000, breakerRequestsMin: 100_000, retriesMax: 0 };
-  mesh = await twoProxies(await makeTestPki({ wallMs: Date.now() }), { routee: routee.port, options: { resilience } });
+  scene = await HostileScene.start({ retriesMax: 0 });
+  ({ mesh, routee } = scene);
 });
-
-afterEach(() => {
-  for (const client of clients.splice(0)) client.socket.destroy();
-  routee.forget();
-  routee.answer = () => ok("ok");
-  mesh.publish(webMay);
-});
-
-afterAll(async () => {
-  await mesh.end();
-  routee.close();
-});
+afterEach(() => scene.tidy());
+afterAll(() => scene.end());
 
 type Door = "outbound" | "inbound";
 
@@ -38,14 +26,8 @@ const doors: readonly Door[] = ["outbound", "inbound"];
 
 /** A connection of the workload, or of a peer that is no sidecar. */
 async function at(door: Door): Promise<RawPeer> {
-  if (door === "outbound") {
-    const peer = RawPeer.to(mesh.web.proxy.outboundPort);
-    clients.push(peer);
-    return peer;
-  }
-  const peer = new RawPeer(await dialInbound(mesh, "web", "http/1.1"));
-  clients.push(peer);
-  return peer;
+  if (door === "outbound") return scene.keep(RawPeer.to(mesh.web.proxy.outboundPort));
+  return scene.keep(new RawPeer(await dialInbound(mesh, "web", "http/1.1")));
 }
 
 /** The answers of one text, up to the end of its connection or to the answer to a last request that ends it. */
@@ -378,7 +360,7 @@ async function http2At(door: Door): Promise<RawHttp2Peer> {
   const socket =
     door === "inbound" ? await dialInbound(mesh, "web", "h2") : RawPeer.to(mesh.web.proxy.outboundPort).socket;
   const peer = new RawHttp2Peer(socket);
-  clients.push(new RawPeer(socket));
+  scene.keep(new RawPeer(socket));
   return peer.send(rawPreface, rawFrame(4, 0, 0));
 }
 

@@ -4,36 +4,25 @@ import { FieldList } from "../../src/http/http2/field-list.ts";
 import * as frames from "../../src/http/http2/frames.ts";
 import { HpackDecoder } from "../../src/http/http2/hpack-decoder.ts";
 import { rawFields, rawFrame, RawPeer as RawHttp2Peer, rawPreface, uint32 } from "../support/http2-raw.ts";
-import { makeTestPki } from "../support/pki.ts";
-import { ok, RawRoutee } from "../support/raw-routee.ts";
-import { dialInbound, twoProxies, webMay, type TwoProxies } from "../support/two-proxies.ts";
+import { HostileScene } from "../support/hostile-scene.ts";
+import { ok, type RawRoutee } from "../support/raw-routee.ts";
+import { dialInbound, type TwoProxies } from "../support/two-proxies.ts";
 
 /**
  * Rows 27 to 30 of the attack table and the parts of its tables 5.2 and 5.3 that concern paths and HTTP/2, through both
  * sidecars: from a workload at the outbound listener (h2c), and from a peer with an identity at the inbound one. What counts
  * is that the attacker is cut off, what the routee saw of it, and that others are served all the while.
  */
-let routee: RawRoutee;
+let scene: HostileScene;
 let mesh: TwoProxies;
-const clients: RawHttp2Peer[] = [];
+let routee: RawRoutee;
 
 beforeAll(async () => {
-  routee = await RawRoutee.start();
-  const resilience = { breakerFailuresMax: 1_000, breakerRequestsMin: 100_000, retriesMax: 0 };
-  mesh = await twoProxies(await makeTestPki({ wallMs: Date.now() }), { routee: routee.port, options: { resilience } });
+  scene = await HostileScene.start({ retriesMax: 0 });
+  ({ mesh, routee } = scene);
 });
-
-afterEach(() => {
-  for (const client of clients.splice(0)) client.socket.destroy();
-  routee.forget();
-  routee.answer = () => ok("ok");
-  mesh.publish(webMay);
-});
-
-afterAll(async () => {
-  await mesh.end();
-  routee.close();
-});
+afterEach(() => scene.tidy());
+afterAll(() => scene.end());
 
 type Door = "outbound" | "inbound";
 const doors: readonly Door[] = ["outbound", "inbound"];
@@ -47,8 +36,7 @@ async function at(door: Door): Promise<RawHttp2Peer> {
     door === "inbound"
       ? await dialInbound(mesh, "web", "h2")
       : connect({ host: "127.0.0.1", port: mesh.web.proxy.outboundPort });
-  const peer = new RawHttp2Peer(socket);
-  clients.push(peer);
+  const peer = scene.keep(new RawHttp2Peer(socket));
   peer.send(rawPreface, rawFrame(SETTINGS, 0, 0), rawFrame(SETTINGS, 1, 0));
   await peer.frame((frame) => frame.type === SETTINGS);
   return peer;

@@ -3,32 +3,21 @@ import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import * as frames from "../../src/http/http2/frames.ts";
 import { rawFields, rawFrame, RawPeer as RawHttp2Peer, rawPreface, uint32 } from "../support/http2-raw.ts";
 import { ask, eventually } from "../support/mesh.ts";
-import { makeTestPki } from "../support/pki.ts";
-import { ok, RawRoutee } from "../support/raw-routee.ts";
-import { dialInbound, twoProxies, webMay, type TwoProxies } from "../support/two-proxies.ts";
+import { HostileScene } from "../support/hostile-scene.ts";
+import { ok, type RawRoutee } from "../support/raw-routee.ts";
+import { dialInbound, twoProxies, type TwoProxies } from "../support/two-proxies.ts";
 
 /** A peer with a valid identity is a stranger all the same: what it says of itself, and how much it asks for, buys it nothing. */
-let routee: RawRoutee;
+let scene: HostileScene;
 let mesh: TwoProxies;
-const clients: RawHttp2Peer[] = [];
+let routee: RawRoutee;
 
 beforeAll(async () => {
-  routee = await RawRoutee.start();
-  const resilience = { breakerFailuresMax: 1_000, breakerRequestsMin: 100_000, retriesMax: 2 };
-  mesh = await twoProxies(await makeTestPki({ wallMs: Date.now() }), { routee: routee.port, options: { resilience } });
+  scene = await HostileScene.start({ retriesMax: 2 });
+  ({ mesh, routee } = scene);
 });
-
-afterEach(() => {
-  for (const client of clients.splice(0)) client.socket.destroy();
-  routee.forget();
-  routee.answer = () => ok("ok");
-  mesh.publish(webMay);
-});
-
-afterAll(async () => {
-  await mesh.end();
-  routee.close();
-});
+afterEach(() => scene.tidy());
+afterAll(() => scene.end());
 
 const { HEADERS, DATA, SETTINGS, PING, RST_STREAM, GOAWAY } = frames;
 const WHOLE = frames.END_HEADERS;
@@ -36,8 +25,7 @@ const END = frames.END_STREAM;
 const post = [":method", "POST", ":scheme", "https", ":path", "/", ":authority", "orders"];
 
 async function stranger(service = "web", at = mesh): Promise<RawHttp2Peer> {
-  const peer = new RawHttp2Peer(await dialInbound(at, service, "h2"));
-  clients.push(peer);
+  const peer = scene.keep(new RawHttp2Peer(await dialInbound(at, service, "h2")));
   peer.send(rawPreface, rawFrame(SETTINGS, 0, 0), rawFrame(SETTINGS, 1, 0));
   await peer.frame((frame) => frame.type === SETTINGS);
   return peer;
