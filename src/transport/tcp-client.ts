@@ -6,6 +6,7 @@ import type { ClientExchange, Loss, ResponseEvents } from "./exchange.ts";
 import { Http1Tunnel } from "./http1-tunnel.ts";
 import { Http1Writer } from "./http1-writer.ts";
 import type { LentReads } from "./lent-reads.ts";
+import { limitLinger } from "./linger.ts";
 import { dialRoutee, type RouteeTarget } from "./routee-dial.ts";
 import { resetSocket } from "./tcp-server.ts";
 
@@ -17,6 +18,8 @@ export interface TcpDialerContext {
     readonly routeeConnectMs: number;
     /** Bytes of the routee that may wait before reading stops. */
     readonly windowBytes: number;
+    /** How long the routee may take nothing of the last bytes, once both directions have ended. */
+    readonly writeStallMs: number;
   };
   readonly onFault?: (thrown: unknown) => void;
 }
@@ -34,7 +37,7 @@ export class TcpDialer {
     this.#context = context;
   }
 
-  /** Connections that are open or being made. */
+  /** Connections that are open, being made, or on their last bytes. */
   get connections(): number {
     return this.#open.size;
   }
@@ -114,7 +117,7 @@ class TcpExchange implements ClientExchange {
 
   /** Ends it, and says why. */
   fail(loss: Loss): void {
-    if (this.#over) return;
+    if (this.#over) return resetSocket(this.#socket); // Its last bytes, where there are any, have no more time.
     this.#finish();
     resetSocket(this.#socket);
     try {
@@ -132,7 +135,7 @@ class TcpExchange implements ClientExchange {
     const tunnel = new Http1Tunnel(socket, this.#events, {
       writer: new Http1Writer(socket, this.#context.onFault),
       windowBytes: this.#context.options.windowBytes,
-      onOver: () => this.#finish(),
+      onOver: () => this.#linger(),
     });
     reads.to((lent) => this.#guarded(() => tunnel.read(lent, true)));
     socket.on("end", () => this.#guarded(() => tunnel.readEnded()));
@@ -140,7 +143,10 @@ class TcpExchange implements ClientExchange {
     socket.on("error", (error) => {
       this.#because = error.message;
     });
-    socket.on("close", () => this.fail({ kind: "lost", because: this.#because }));
+    socket.on("close", () => {
+      this.fail({ kind: "lost", because: this.#because });
+      this.#onOver();
+    });
     socket.resume(); // Nobody hears "data", and the end is to be heard all the same.
     this.#tunnel = tunnel;
     this.#events.head({ status: 200, fields: [], bodyLength: -1 }, false);
@@ -152,6 +158,14 @@ class TcpExchange implements ClientExchange {
     if (this.#ending) tunnel.end();
     else if (early.length > 0 && room) this.#events.drained();
     tunnel.start();
+  }
+
+  /** Both directions have ended; what the routee has not read yet is still on its way. */
+  #linger(): void {
+    if (this.#over) return;
+    this.#over = true;
+    const { clock, options } = this.#context;
+    limitLinger(this.#socket, { clock, stallMs: options.writeStallMs, reset: () => resetSocket(this.#socket) });
   }
 
   #finish(): void {

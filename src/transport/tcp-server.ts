@@ -6,12 +6,15 @@ import type { BodyEvents, ConnectionFacts, Handler, Loss, ServerConnection, Serv
 import { Http1Tunnel } from "./http1-tunnel.ts";
 import { Http1Writer } from "./http1-writer.ts";
 import type { LentReads } from "./lent-reads.ts";
+import { limitLinger } from "./linger.ts";
 
 export interface TcpServerContext {
   readonly clock: Clock;
   readonly options: {
     /** Bytes of the client that may wait before reading stops. */
     readonly windowBytes: number;
+    /** How long the client may take nothing of the last bytes, once both directions have ended. */
+    readonly writeStallMs: number;
   };
   /** Bytes that were read from the socket already. */
   readonly first?: Buffer;
@@ -108,9 +111,7 @@ class TcpServer implements ServerConnection, ServerExchange {
     const tunnel = new Http1Tunnel(this.#socket, this.#events, {
       writer: new Http1Writer(this.#socket, this.#context.onFault),
       windowBytes: this.#context.options.windowBytes,
-      onOver: () => {
-        this.#over = true;
-      },
+      onOver: () => this.#linger(),
     });
     this.#tunnel = tunnel;
     if (end) tunnel.end();
@@ -161,6 +162,13 @@ class TcpServer implements ServerConnection, ServerExchange {
     if (this.#over) return;
     this.#over = true;
     this.#guarded(() => this.#events.aborted({ kind: "cancelled", because }));
+  }
+
+  /** Both directions have ended; what the client has not read yet is still on its way. */
+  #linger(): void {
+    this.#over = true;
+    const { clock, options } = this.#context;
+    limitLinger(this.#socket, { clock, stallMs: options.writeStallMs, reset: () => this.#reset() });
   }
 
   #reset(): void {

@@ -1,4 +1,4 @@
-import { once } from "node:events";
+import { EventEmitter, once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
 import { connect, createServer, type AddressInfo, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
@@ -9,6 +9,7 @@ import { ManualClock } from "../../test/support/manual-clock.ts";
 import { defaultsOf } from "../base/options.ts";
 import type { ClientExchange, ConnectionFacts, Handler, Loss, ServerConnection, ServerExchange } from "./exchange.ts";
 import { lendReads } from "./lent-reads.ts";
+import { limitLinger } from "./linger.ts";
 import { http1Options } from "./options.ts";
 import type { RouteeTarget } from "./routee-dial.ts";
 import { TcpDialer } from "./tcp-client.ts";
@@ -94,7 +95,7 @@ async function tunnelTo(
 ): Promise<Tunnelled> {
   const clock = new ManualClock();
   const windowBytes = more.windowBytes ?? options.windowBytes;
-  const use = { windowBytes, routeeConnectMs: options.routeeConnectMs };
+  const use = { ...options, windowBytes };
   const dialer = new TcpDialer({ target, clock, options: use });
   const connections: ServerConnection[] = [];
   const front = await listen((accepted) => {
@@ -273,6 +274,68 @@ test("a client that does not read stops its routee, and gets everything once it 
   client.resume();
   await once(client, "end");
   expect(got).toBe(bytes);
+});
+
+/** More than kernels keep for a connection. */
+const hugeBytes = 64 * 1_048_576;
+
+test("last bytes that the routee never reads, once both directions have ended, end with the stall limit", async () => {
+  const routee = await listen((socket) => void socket.pause().end());
+  const clock = new ManualClock();
+  const dialer = new TcpDialer({ target: { host: "127.0.0.1", port: portOf(routee) }, clock, options });
+  const heard = new Heard();
+  const head = { method: "CONNECT", scheme: "tcp", authority: "", path: "", fields: [], bodyLength: -1 };
+  const exchange = dialer.request(head, false, heard);
+  await heard.until(() => heard.ended);
+  exchange?.write(Buffer.alloc(hugeBytes));
+  exchange?.end();
+  expect(dialer.connections).toBe(1);
+  await stalled(clock, () => dialer.connections === 0);
+});
+
+test("last bytes that the client never reads, once both directions have ended, end with the stall limit", async () => {
+  const clock = new ManualClock();
+  let closed = false;
+  const served = Promise.withResolvers<ServerExchange>();
+  const front = await listen((socket) => {
+    socket.once("close", () => (closed = true));
+    const handler: Handler = (exchange) => {
+      exchange.listen({ data() {}, end: () => served.resolve(exchange), aborted() {}, drained() {} });
+      exchange.respond({ status: 200, fields: [], bodyLength: -1 }, false);
+    };
+    serveTcp(socket, facts, handler, { clock, options });
+  });
+  dial(front).pause().end();
+  const exchange = await served.promise;
+  exchange.write(Buffer.alloc(hugeBytes));
+  exchange.end();
+  await stalled(clock, () => closed);
+});
+
+/** Until it is over: some bytes go as far as the kernels' buffers first. */
+async function stalled(clock: ManualClock, over: () => boolean): Promise<void> {
+  while (!over()) {
+    clock.advance(options.writeStallMs);
+    for (let i = 0; i < 20; i++) await new Promise((resolve) => setImmediate(resolve));
+  }
+}
+
+test("last bytes may take as long as they like while some of them leave within each stall limit", () => {
+  const clock = new ManualClock();
+  const socket = Object.assign(new EventEmitter(), { writableLength: 100, destroyed: false });
+  let resets = 0;
+  limitLinger(socket as unknown as Socket, { clock, stallMs: 1_000, reset: () => resets++ });
+  for (const left of [90, 80, 1]) {
+    socket.writableLength = left;
+    clock.advance(1_000);
+  }
+  expect(resets).toBe(0);
+  clock.advance(1_000);
+  expect(resets).toBe(1);
+  limitLinger(socket as unknown as Socket, { clock, stallMs: 1_000, reset: () => resets++ });
+  socket.emit("close");
+  clock.advance(1_000);
+  expect(resets).toBe(1);
 });
 
 test("a drain lets a connection live until its time is over, then resets it", async () => {
