@@ -18,7 +18,7 @@ import { findHome } from "./home.ts";
 import { release } from "./release.ts";
 import { refuseUnknown, settle, type SettingSources } from "./settings.ts";
 import type { SidecarInput } from "./sidecar-input.ts";
-import { scavengeAlone, systemClockFor, systemMemory, systemRandom } from "./system.ts";
+import { scavengeAlone, systemClock, systemClockFor, systemMemory, systemRandom } from "./system.ts";
 
 /** What `run` and `proxy` have in common: one sidecar in this process, with its log. */
 export interface StartedSidecar {

@@ -5,7 +5,7 @@ import { serveWorker } from "../sidecar/worker.ts";
 import { openLog } from "../telemetry/log.ts";
 import { endOnCrash, lastLine } from "./crash.ts";
 import { channelDescriptor } from "./spawn-worker.ts";
-import { scavengeAlone, systemClockFor, systemRandom } from "./system.ts";
+import { scavengeAlone, systemClock, systemClockFor, systemRandom } from "./system.ts";
 
 /** What a worker process starts with: no command of its own, because only a sidecar can tell it what to be. */
 if (isChannel()) {

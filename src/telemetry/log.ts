@@ -1,5 +1,7 @@
 import { openSync } from "node:fs";
 import { pino } from "pino";
+import type { Clock } from "../base/clock.ts";
+import { LogOutput } from "./log-output.ts";
 import { scrub } from "./scrub.ts";
 import type { LogFields, Logger } from "./logger.ts";
 
@@ -16,18 +18,24 @@ export interface Log {
 
 /** What several processes may write to one pipe at a time without mixing their lines (POSIX, PIPE_BUF of Linux). */
 const sharedWriteBytes = 4_096;
+const writeBytes = 16_384;
 
 /**
  * Opens the log. `to` is a file descriptor (2 by default) or a path; `fields` stand on every line; `shared` where other
  * processes write to the same place.
  */
-export function openLog(use: { level: LogLevel; to?: number | string; fields?: LogFields; shared?: boolean }): Log {
-  // Nothing is gathered before it is written (minLength 0): a log that says why a process ended must not be lost with it.
-  const destination = pino.destination({
-    dest: typeof use.to === "string" ? openSync(use.to, "a", 0o600) : (use.to ?? 2),
-    sync: false,
-    minLength: 0,
-    ...(use.shared === true ? { maxWrite: sharedWriteBytes } : {}),
+export function openLog(use: {
+  level: LogLevel;
+  clock: Clock;
+  to?: number | string;
+  fields?: LogFields;
+  shared?: boolean;
+}): Log {
+  const output = new LogOutput({
+    fd: typeof use.to === "string" ? openSync(use.to, "a", 0o600) : (use.to ?? 2),
+    clock: use.clock,
+    writeBytes: use.shared === true ? sharedWriteBytes : writeBytes,
+    onLost: (lines) => root.warn({ lines }, "lines of the log were lost: its reader was too slow, or its disk full"),
   });
   const root = pino(
     {
@@ -37,19 +45,14 @@ export function openLog(use: { level: LogLevel; to?: number | string; fields?: L
       timestamp: pino.stdTimeFunctions.isoTime,
       formatters: { level: (label) => ({ level: label }) },
     },
-    destination,
+    output,
   );
+  process.once("exit", () => output.flush());
   return {
     logger: wrap(root),
-    flush: () => {
-      try {
-        destination.flushSync();
-      } catch {
-        // Not open yet, or its reader is gone: there is nowhere left to say it.
-      }
-    },
+    flush: () => output.flush(),
     raw: (text) => {
-      for (const part of use.shared === true ? text.split(/(?<=\n)/) : [text]) destination.write(part);
+      for (const part of use.shared === true ? text.split(/(?<=\n)/) : [text]) output.write(part);
     },
   };
 }

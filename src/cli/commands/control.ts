@@ -15,7 +15,7 @@ import { openAuthority } from "../open-authority.ts";
 import { release } from "../release.ts";
 import { refuseUnknown, settle } from "../settings.ts";
 import { onEnd } from "../signals.ts";
-import { systemClockFor, systemRandom } from "../system.ts";
+import { systemClock, systemClockFor, systemRandom } from "../system.ts";
 import { optionTables } from "../tables.ts";
 import { show } from "../terminal.ts";
 
