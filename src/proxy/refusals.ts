@@ -123,13 +123,13 @@ export const unforeseen: Refusal = refuse(
   "Report this with the sidecar's log",
 );
 
-/** RFC 9110, 9.3.8: an answer to TRACE would show the sender what sidecars and others added, tokens included. */
 export const noTunnel: Refusal = refuse(
   "METHOD_UNSUPPORTED",
   "Cannot open a tunnel: this listener carries HTTP requests to one service",
   "Send the request itself, or CONNECT to the sidecar's outbound port",
 );
 
+/** RFC 9110, 9.3.8: an answer to TRACE would show the sender what sidecars and others added, tokens included. */
 export const noTrace: Refusal = refuse(
   "METHOD_UNSUPPORTED",
   "Cannot carry TRACE: it would show the caller what sidecars add to its request",
