@@ -341,6 +341,9 @@ const messageRows: Row[] = [
   ["8.2.2", "transfer-encoding", [ok(["transfer-encoding", "chunked"])], STREAM, INVALID],
   ["8.2.2", "upgrade", [ok(["upgrade", "websocket"])], STREAM, INVALID],
   ["8.3", "an unknown pseudo-field", [headers([":status", "200", ":test", "1"])], STREAM, INVALID],
+  // RFC 9110, 15: outside of 100 to 599 there is no status.
+  ["8.3.2", "a status above 599", [headers([":status", "600"])], STREAM, INVALID],
+  ["8.3.2", "the highest status", [headers([":status", "599"], WHOLE | END)], "fine", "head 599 end"],
   ["8.3", "a pseudo-field of requests", [headers([":status", "200", ":path", "/"])], STREAM, INVALID],
   ["8.3", "a pseudo-field behind a field", [headers(["x-a", "1", ":status", "200"])], STREAM, INVALID],
   ["8.3", "a pseudo-field twice", [headers([":status", "200", ":status", "200"])], STREAM, INVALID],

@@ -111,7 +111,8 @@ function markOfSpecial(kind: number, value: string): number {
     case PATH:
       return markOfPath(value);
     case STATUS:
-      return /^[1-9][0-9][0-9]$/.test(value) ? 0 : MALFORMED;
+      // RFC 9110, 15: 100 to 599, as over HTTP/1.1.
+      return /^[1-5][0-9][0-9]$/.test(value) ? 0 : MALFORMED;
     case CONTENT_LENGTH:
       return /^[0-9]{1,15}$/.test(value) ? 0 : MALFORMED;
     case TE:
