@@ -409,7 +409,9 @@ test("a bug in the middle of a block of fields costs its request; the fields of 
   };
   for (let i = 0; i < 3; i++) await ask(more("a"));
   const broken: string[] = ["x-new", "n", "x-newer", "n"];
-  Object.defineProperty(broken, 5, { get: bug });
+  // Once for how long it may become, then as it is written.
+  let reads = 0;
+  Object.defineProperty(broken, 5, { get: () => (reads++ === 0 ? "n" : bug()) });
   broken[4] = "x-newest";
   expect(() => connection.request({ ...get, fields: broken }, true, new Deaf())).toThrow("a bug");
   for (const value of ["a", "c", "c"]) await ask(more(value));
