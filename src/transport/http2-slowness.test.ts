@@ -10,6 +10,7 @@ const idle: StreamMoves = {
   arrived: 0,
   unconsumed: 0,
   queued: 0,
+  ending: false,
   sendWindow: 0,
 };
 
@@ -40,6 +41,15 @@ test("an answer of which nothing is taken for five minutes is given up, and one 
   expect(
     looks(...Array.from({ length: 40 }, (_, i) => ({ ...stuck, queued: 100 - Math.floor(i / 9) }))),
   ).not.toContainEqual(expect.any(String));
+});
+
+test("a tunnel may be silent while a direction of it is open; the last bytes of one that has ended both are read within five minutes", () => {
+  const last = { tunnel: true, answered: true, remoteEnded: true, queued: 5, ending: true };
+  const eleven = (some: Partial<StreamMoves>): (string | undefined)[] =>
+    looks(...Array.from({ length: 11 }, () => ({ ...last, ...some })));
+  expect(eleven({})).toEqual([...Array.from({ length: 10 }, () => undefined), "the client does not read its answer"]);
+  for (const open of [{ remoteEnded: false }, { ending: false }])
+    expect(eleven(open)).not.toContainEqual(expect.any(String));
 });
 
 test("a gRPC call may be silent for five minutes before its answer begins", () => {

@@ -13,6 +13,8 @@ export interface StreamMoves {
   readonly unconsumed: number;
   /** What waits to be sent, and how much of it the client would take. */
   readonly queued: number;
+  /** Nothing follows what is queued. */
+  readonly ending: boolean;
   readonly sendWindow: number;
 }
 
@@ -25,7 +27,7 @@ export interface SlownessLimits {
 
 /**
  * Whether the client of a stream keeps it open without moving it: such streams are what the routee's places are taken with
- * (slowloris, slow reading). Looked at from time to time; a tunnel, and a gRPC call that its server has begun to answer,
+ * (slowloris, slow reading). Looked at from time to time; a tunnel that is open, and a gRPC call that its server has begun to answer,
  * may be silent for as long as they like.
  */
 export class Slowness {
@@ -44,7 +46,9 @@ export class Slowness {
     this.#queued = stream.queued;
     this.#sendWindow = stream.sendWindow;
     // The first look may come a moment after the stream did.
-    if (first || stream.tunnel) return undefined;
+    if (first) return undefined;
+    // Of a tunnel whose both directions have ended nobody but its client is waited for.
+    if (stream.tunnel && !(stream.remoteEnded && stream.ending)) return undefined;
     if (stream.queued > 0) {
       const still = stream.queued === before.queued && stream.sendWindow === before.sendWindow;
       return this.#stillFor(still, sinceMs, limits) ? "the client does not read its answer" : undefined;
