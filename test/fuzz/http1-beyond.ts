@@ -139,7 +139,6 @@ export const beyondExamples: readonly Beyond[] = [
     bytes: `${ok}Transfer-Encoding: chunked\r\n\r\n0\r\nTransfer-Encoding: chunked\r\n\r\n`,
     why: "The one body ended already; llhttp refuses Content-Length there.",
   },
-  { of: "answer", bytes: `${ok}Transfer-Encoding: chunked\r\n\r\n0\r\nX_Y: 1\r\n\r\n`, why: "As in a request." },
 ];
 
 /** The sentence of a refusal without its figures. */
