@@ -1,4 +1,3 @@
-import { generateKeyPairSync, sign } from "node:crypto";
 import { once } from "node:events";
 import { createServer, request, type IncomingMessage, type RequestListener, type Server } from "node:http";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -8,6 +7,7 @@ import { join } from "node:path";
 import { afterEach, beforeAll, expect, onTestFinished, test } from "vitest";
 import { makeTestPki, type TestPki } from "../../test/support/pki.ts";
 import { allow, endpoint } from "../../test/support/outbound.ts";
+import { tokenIssuer } from "../../test/support/token-issuer.ts";
 import { systemClock, systemRandom } from "../cli/system.ts";
 import { defaultsOf } from "../base/options.ts";
 import { Published } from "../base/published.ts";
@@ -367,36 +367,20 @@ test("a client that waits for 100 gets it from the routee", async () => {
 });
 
 test("a token is judged at both ends, and known from then on", async () => {
-  const ec = generateKeyPairSync("ec", { namedCurve: "P-256" });
-  const corp = {
-    kind: "JwtProvider",
-    name: "corp",
-    namespace: "default",
-    issuer: "https://corp.example",
-    audiences: ["mesh"],
-    algorithms: ["ES256"],
-    keys: { is: "inline", jwks: { keys: [{ ...ec.publicKey.export({ format: "jwk" }), kid: "a" }] } },
-    forward: true,
-  } as const;
-  const part = (value: object): string => Buffer.from(JSON.stringify(value)).toString("base64url");
-  const token = (claims: object): string => {
-    const text = `${part({ alg: "ES256", kid: "a" })}.${part({ iss: corp.issuer, aud: "mesh", exp: 9e9, ...claims })}`;
-    return `${text}.${sign("sha256", Buffer.from(text), { key: ec.privateKey, dsaEncoding: "ieee-p1363" }).toString("base64url")}`;
-  };
+  const { entry, bearer } = tokenIssuer();
   const wanted: Rule[] = [{ ...webMay[0], jwt: { provider: "corp", claims: { scope: ["read"] } } }];
   const callee = await orders((_, response) => response.end("ok"), wanted);
-  const provider: StateEntry = ["provider/default/corp", corp];
-  callee.snapshot.publish(buildSnapshot([["own", { policies: [allow("orders", wanted)] }], provider]));
+  callee.snapshot.publish(buildSnapshot([["own", { policies: [allow("orders", wanted)] }], entry]));
   const web = await run("web");
-  web.snapshot.publish(buildSnapshot([...known([{ running: callee, ports: callee.ports }], wanted), provider]));
+  web.snapshot.publish(buildSnapshot([...known([{ running: callee, ports: callee.ports }], wanted), entry]));
   const ask = async (headers: Record<string, string>) => {
     const got = await call(web.proxy.outboundPort, { headers });
     return got.headers["x-hauberk-code"] ?? got.status;
   };
   expect(await ask({})).toBe("JWT_MISSING");
-  expect(await ask({ authorization: `Bearer ${token({ scope: "write" })}` })).toBe("DENIED");
-  expect(await ask({ authorization: `Bearer ${token({ scope: "read" })}x` })).toBe("JWT_INVALID");
-  for (let i = 0; i < 3; i++) expect(await ask({ authorization: `Bearer ${token({ scope: "read" })}` })).toBe(200);
+  expect(await ask({ authorization: bearer({ scope: "write" }) })).toBe("DENIED");
+  expect(await ask({ authorization: `${bearer({ scope: "read" })}x` })).toBe("JWT_INVALID");
+  for (let i = 0; i < 3; i++) expect(await ask({ authorization: bearer({ scope: "read" }) })).toBe(200);
 });
 
 test("bytes that are no request end nothing but their connection", async () => {
@@ -449,6 +433,39 @@ test("a stranger who is refused a hundred times causes two lines: the first, and
     ["PEER_UNTRUSTED", 99],
   ]);
   expect(metrics.renderPrometheus()).toMatch(/hauberk_handshakes_refused_total\{[^}]*PEER_UNTRUSTED[^}]*\} 100/);
+});
+
+test("connections above either cap are closed, counted, and said with what raises the cap; those below go on", async () => {
+  const lines: LogFields[] = [];
+  const log: Logger = { ...silent, warn: (_, fields) => void lines.push(fields ?? {}), child: () => log };
+  const capped = {
+    ...options,
+    proxy: { ...options.proxy, outboundConnectionsMax: 2, peerShareRatio: 1 },
+    tls: { ...options.tls, tlsConnectionsMax: 2 },
+  };
+  const { ports } = await serve((_, response) => response.end("fine"));
+  const { proxy, metrics, snapshot } = await run("orders", {
+    log,
+    options: capped,
+    routee: { host: "127.0.0.1", ports },
+    inbound: { host: "127.0.0.1", port: 0 },
+  });
+  snapshot.publish(buildSnapshot([["own", { policies: [allow("orders", webMay)] }]]));
+  for (const port of [proxy.outboundPort, proxy.inboundPort]) {
+    const opened = Array.from({ length: 2 }, () => connect(port, "127.0.0.1").on("error", () => undefined));
+    await Promise.all(opened.map((socket) => once(socket, "connect")));
+    const over = connect(port, "127.0.0.1").on("error", () => undefined);
+    await once(over.resume(), "close");
+    expect(opened.map(({ closed }) => closed)).toEqual([false, false]);
+    for (const socket of opened) socket.destroy();
+  }
+  const text = metrics.renderPrometheus();
+  for (const side of ["outbound", "inbound"])
+    expect(text).toContain(`hauberk_handshakes_refused_total{side="${side}",code="LIMIT_CONNECTIONS"} 1`);
+  expect(lines.map(({ code, hint }) => [code, hint])).toEqual([
+    ["LIMIT_CONNECTIONS", expect.stringContaining("HAUBERK_OUTBOUND_CONNECTIONS_MAX")],
+    ["LIMIT_CONNECTIONS", expect.stringContaining("HAUBERK_TLS_CONNECTIONS_MAX")],
+  ]);
 });
 
 test("a web page of another site gets nothing through a port of --to, and programs and sockets go on as ever", async () => {

@@ -1,11 +1,9 @@
 import { credentials, Metadata, status } from "@grpc/grpc-js";
-import { generateKeyPairSync, sign } from "node:crypto";
 import { request } from "node:http";
 import { connect as connectHttp2, constants, createServer as createHttp2, type IncomingHttpHeaders } from "node:http2";
 import type { AddressInfo } from "node:net";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
-import type { JwtProvider } from "../../src/base/resource.ts";
-import type { ServiceView, StateEntry } from "../../src/contract/watch.ts";
+import type { ServiceView } from "../../src/contract/watch.ts";
 import { readGrpcTimeoutMs } from "../../src/http/grpc.ts";
 import { buildSnapshot } from "../../src/proxy/snapshot.ts";
 import {
@@ -18,6 +16,7 @@ import {
   type InteropServer,
 } from "../support/grpc-interop.ts";
 import { makeTestPki, type TestPki } from "../support/pki.ts";
+import { tokenIssuer } from "../support/token-issuer.ts";
 import { twoProxies, webMay, type RunningProxy, type TwoProxies } from "../support/two-proxies.ts";
 
 /** @grpc/grpc-js, client and server, through two sidecars: h2c at both ends, HTTP/2 over mutual TLS between them. */
@@ -341,37 +340,11 @@ test("a call that is decided and denied is 7, and a path that is allowed passes"
   expect((await client.unary(methods.unaryCall, { responseSize: 3 })).code).toBe(status.OK);
 });
 
-interface Issuer {
-  readonly entry: StateEntry;
-  readonly authorization: string;
-}
-
-function issuer(more: object = {}): Issuer {
-  const { publicKey, privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
-  const provider = {
-    kind: "JwtProvider",
-    name: "corp",
-    namespace: "default",
-    issuer: "https://corp.example",
-    audiences: ["mesh"],
-    algorithms: ["ES256"],
-    keys: { is: "inline", jwks: { keys: [{ ...publicKey.export({ format: "jwk" }), kid: "a" }] } },
-    forward: true,
-    ...more,
-  } as JwtProvider;
-  const part = (value: object): string => Buffer.from(JSON.stringify(value)).toString("base64url");
-  const text = `${part({ alg: "ES256", kid: "a" })}.${part({ iss: provider.issuer, aud: "mesh", exp: 9e9 })}`;
-  const signature = sign("sha256", Buffer.from(text), { key: privateKey, dsaEncoding: "ieee-p1363" });
-  return {
-    entry: ["provider/default/corp", provider],
-    authorization: `Bearer ${text}.${signature.toString("base64url")}`,
-  };
-}
-
 const wantsToken = [{ ...webMay[0], jwt: { provider: "corp" } }];
 
 test("a token that is missing or invalid is 16, and one that is valid passes", async () => {
-  const { entry, authorization } = issuer();
+  const { entry, bearer } = tokenIssuer();
+  const authorization = bearer();
   mesh.publish(wantsToken, [entry]);
   expect(await refusalOf(client)).toEqual(twice(status.UNAUTHENTICATED, "JWT_MISSING"));
   const wrong = { metadata: { authorization: `${authorization}x` } };
@@ -381,7 +354,8 @@ test("a token that is missing or invalid is 16, and one that is valid passes", a
 });
 
 test("a token that goes no further takes nothing with it: the deadline arrives", async () => {
-  const { entry, authorization } = issuer({ forward: false });
+  const { entry, bearer } = tokenIssuer({ forward: false });
+  const authorization = bearer();
   const { caller, seen, other } = await careless();
   other.publish(wantsToken, [entry]);
   await raw({ authorization, "grpc-timeout": "150m", "x-after": "1" }, "UnaryCall", {}, caller);
@@ -391,7 +365,8 @@ test("a token that goes no further takes nothing with it: the deadline arrives",
 });
 
 test("a token whose keys cannot be had is 14, and opens no breaker", async () => {
-  const { entry, authorization } = issuer({ keys: { is: "uri", uri: "https://127.0.0.1:9/jwks" } });
+  const { entry, bearer } = tokenIssuer({ keys: { is: "uri", uri: "https://127.0.0.1:9/jwks" } });
+  const authorization = bearer();
   mesh.publish(wantsToken, [entry]);
   const wish = { metadata: { authorization } };
   for (let i = 0; i < 5; i++) {

@@ -1,13 +1,13 @@
-import { generateKeyPairSync, randomBytes, sign } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { createServer, type IncomingMessage, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { WebSocket, WebSocketServer, type ClientOptions } from "ws";
 import type { Rule } from "../../src/base/resource.ts";
-import type { StateEntry } from "../../src/contract/watch.ts";
 import { toPem } from "../../src/x509/pem.ts";
 import { makeTestPki, type TestPki } from "../support/pki.ts";
+import { tokenIssuer } from "../support/token-issuer.ts";
 import { idText, twoProxies, webMay, type TwoProxies } from "../support/two-proxies.ts";
 
 /**
@@ -259,22 +259,8 @@ test("policies decide on a handshake as on a GET of its path", async () => {
 });
 
 test("a token is asked of the handshake", async () => {
-  const ec = generateKeyPairSync("ec", { namedCurve: "P-256" });
-  const provider = {
-    kind: "JwtProvider",
-    name: "corp",
-    namespace: "default",
-    issuer: "https://corp.example",
-    audiences: ["mesh"],
-    algorithms: ["ES256"],
-    keys: { is: "inline", jwks: { keys: [{ ...ec.publicKey.export({ format: "jwk" }), kid: "a" }] } },
-    forward: true,
-  } as const;
-  const part = (value: object): string => Buffer.from(JSON.stringify(value)).toString("base64url");
-  const text = `${part({ alg: "ES256", kid: "a" })}.${part({ iss: provider.issuer, aud: "mesh", exp: 9e9 })}`;
-  const signature = sign("sha256", Buffer.from(text), { key: ec.privateKey, dsaEncoding: "ieee-p1363" });
-  const authorization = `Bearer ${text}.${signature.toString("base64url")}`;
-  const entry: StateEntry = ["provider/default/corp", provider];
+  const { entry, bearer } = tokenIssuer();
+  const authorization = bearer();
   mesh.publish([{ ...webMay[0], jwt: { provider: "corp" } }], [entry]);
   expect(await refusal(dial("/echo"))).toEqual([401, "JWT_MISSING"]);
   expect(await refusal(dial("/echo", [], { headers: { authorization: `${authorization}x` } }))).toEqual([
