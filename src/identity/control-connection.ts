@@ -65,7 +65,7 @@ export function connectControl(
     socket.once("close", () => fail(new Error("the connection was closed")));
     socket.once("secureConnect", () => {
       cancel();
-      const proof = prove(socket, access, context.clock.wallMs());
+      const proof = proveSafely(socket, access, context.clock.wallMs());
       if (proof !== true) {
         socket.destroy();
         resolve(proof);
@@ -108,6 +108,19 @@ function shown(identity: TlsIdentity): { cert: string; key: string } {
     cert: identity.chain.map((certificate) => toPem("CERTIFICATE", certificate.der)).join(""),
     key: identity.key.export({ type: "pkcs8", format: "pem" }),
   };
+}
+
+/** What throws here was written by a stranger: it costs this connection, not the process. */
+function proveSafely(socket: TLSSocket, access: ControlAccess, atMs: number): true | Refusal {
+  try {
+    return prove(socket, access, atMs);
+  } catch (thrown) {
+    return refuse(
+      "CONTROL_NOT_PROVEN",
+      `Cannot trust what answers as the control plane: its certificate could not be judged (${messageOf(thrown)})`,
+      "Report this with the log; nothing was sent",
+    );
+  }
 }
 
 function prove(socket: TLSSocket, access: ControlAccess, atMs: number): true | Refusal {

@@ -181,6 +181,22 @@ test("after sleeping past its end nothing is published, and the recovery key bri
   expect(set.control.paths().slice(-2)).toEqual(["/v1/recover/challenge", "/v1/recover"]);
 });
 
+test("a bug in who hears that the certificate has ended keeps no new one from coming", async () => {
+  const set = await setUp();
+  let throws = true;
+  set.identity.current.subscribe(() => {
+    if (throws) throw new Error("a bug");
+  });
+  set.clock.setWall(set.clock.wallMs() + 100 * hour);
+  expect(() => set.clock.advance(30_000)).not.toThrow();
+  expect(set.identity.current.read()).toBeUndefined();
+  expect(set.logged.filter(({ fields }) => fields?.["code"] === "BUG")).toHaveLength(1);
+  throws = false;
+  const back = set.identity.ready();
+  await nextTry(set);
+  expect((await back).id.text).toBe(set.control.id);
+});
+
 test("a wall clock that jumped ahead by mistake and back finds its certificate again", async () => {
   const set = await setUp();
   const before = serialOf(set.identity);

@@ -5,6 +5,7 @@ import { Published } from "../base/published.ts";
 import type { Random } from "../base/random.ts";
 import { serviceId, type ServiceName } from "../base/spiffe-id.ts";
 import type { BundleView } from "../contract/watch.ts";
+import { faultFields } from "../telemetry/faults.ts";
 import type { Logger } from "../telemetry/logger.ts";
 import type { Metrics } from "../telemetry/metrics.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
@@ -271,12 +272,20 @@ export class WorkloadIdentity {
 
   #tick(): void {
     if (!this.#running) return;
-    const { wallMs } = this.#now();
-    this.#publishWhatIsInDate(wallMs);
-    if (isDue(this.#plan, this.#now())) void this.#tryOnce();
+    try {
+      this.#look();
+    } catch (thrown) {
+      // Without a next look the certificate would end unnoticed.
+      this.#log.error("a bug was caught as the certificate was looked at", faultFields(thrown));
+    }
     this.#cancelTick?.();
     const waitMs = lookAgainMs(this.#plan, this.#held?.issued, this.#now());
     this.#cancelTick = this.#context.clock.after(waitMs, () => this.#tick());
+  }
+
+  #look(): void {
+    this.#publishWhatIsInDate(this.#now().wallMs);
+    if (isDue(this.#plan, this.#now())) void this.#tryOnce();
   }
 
   /** Follows the wall clock both ways: an ended certificate is not used, one that is in date again is. */

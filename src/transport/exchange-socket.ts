@@ -63,10 +63,17 @@ class ExchangeSocket extends Duplex {
     if (owed > 0) this.#exchange.consume(owed);
   }
 
-  override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void {
+  override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error) => void): void {
     this.bytesWritten += chunk.length;
     // Whoever wrote the chunk may use its buffer again as soon as it is told that it was written: it is lent, not given.
-    if (this.#over || writeLent(this.#exchange, chunk)) done();
+    let room: boolean;
+    try {
+      room = this.#over || writeLent(this.#exchange, chunk);
+    } catch (thrown) {
+      done(thrown as Error); // Ends this socket: a stream's own callbacks have nobody who would catch it.
+      return;
+    }
+    if (room) done();
     else this.#onDrained = done;
   }
 
