@@ -8,7 +8,14 @@ import type { ProxyContext } from "../proxy/proxy.ts";
 import { backoffMs } from "../resilience/backoff.ts";
 import { Faults } from "../telemetry/faults.ts";
 import type { LogLevel } from "../telemetry/log.ts";
-import { countsOf, mergeFamilies, renderFamilies, totalOf, type FamilyView } from "../telemetry/metric-view.ts";
+import {
+  addDeparted,
+  countsOf,
+  mergeFamilies,
+  renderFamilies,
+  totalOf,
+  type FamilyView,
+} from "../telemetry/metric-view.ts";
 import type { Counter } from "../telemetry/metrics.ts";
 import type { DataPlane } from "./data-plane.ts";
 import type { sidecarOptions } from "./options.ts";
@@ -272,7 +279,7 @@ export class Workers implements DataPlane {
   #ended(seat: Seat, gone: { process: WorkerProcess; how: string; beganMs: number }): void {
     if (seat.process !== gone.process) return;
     seat.process = undefined;
-    this.#departed = mergeFamilies([this.#departed, countsOf(seat.counted)]);
+    this.#departed = addDeparted(this.#departed, seat.counted);
     seat.counted = [];
     if (this.#ending) return;
     const { clock, log, random } = this.#context;

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { Metrics } from "./metrics.ts";
-import { countsOf, mergeFamilies, renderFamilies, totalOf } from "./metric-view.ts";
+import { addDeparted, countsOf, mergeFamilies, renderFamilies, totalOf } from "./metric-view.ts";
 
 function worker(about: { requests: number; open: number; state: number; seconds: readonly number[] }): Metrics {
   const metrics = new Metrics();
@@ -65,6 +65,25 @@ test("a family that is described differently elsewhere is not mixed into the fir
     .add(100);
   metrics.histogram({ name: "s", help: "S." }, [7]).with().observe(1);
   expect(totalOf(mergeFamilies([one, metrics.view()]), "r_total")).toBe(3);
+});
+
+test("processes that end one after the other leave places to the living, and no count is lost", () => {
+  const counting = (...names: string[]) => {
+    const metrics = new Metrics();
+    const counter = metrics.counter({ name: "r_total", help: "R.", labels: ["to"] });
+    for (const name of names) counter.with(name).add();
+    return metrics.view();
+  };
+  let departed: ReturnType<typeof addDeparted> = [];
+  for (let i = 1; i <= 1_200; i++) departed = addDeparted(departed, counting("orders", `gone-${i}`));
+  expect(departed[0]?.sets.length).toBe(501);
+  expect(totalOf(departed, "r_total")).toBe(2_400);
+  const text = renderFamilies(mergeFamilies([departed, counting("orders", "new")]));
+  // What the last ones had stays what it is: a count that went down would look like a start from zero.
+  expect(text).toContain('r_total{to="orders"} 1201\n');
+  expect(text).toContain('r_total{to="gone-1200"} 1\n');
+  expect(text).toContain('r_total{to="new"} 1\n');
+  expect(text).toContain('r_total{to="other"} 701\n');
 });
 
 test("what was counted outlives a process, and its gauges do not", () => {

@@ -69,6 +69,14 @@ export function countsOf(view: readonly FamilyView[]): FamilyView[] {
   return view.filter((family) => family.kind !== "gauge");
 }
 
+/**
+ * What processes that are gone had counted, with one more of them. The sets of the one that ended last come first; those that
+ * ended with all who had them are counted under `overflow` once there are so many that the living would find no place.
+ */
+export function addDeparted(departed: readonly FamilyView[], view: readonly FamilyView[]): FamilyView[] {
+  return mergeFamilies([countsOf(view), departed], setsMaxDefault / 2);
+}
+
 /** The sum over every set of a family; of a histogram: of its sums. */
 export function totalOf(view: readonly FamilyView[], name: string): number {
   const family = view.find((candidate) => candidate.name === name);
