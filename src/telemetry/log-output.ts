@@ -87,9 +87,13 @@ export class LogOutput {
   #gather(): Buffer | undefined {
     let text = this.#waiting.shift();
     if (text === undefined) return undefined;
-    // What is not ASCII makes a write a little larger than was wished; a line is never cut.
-    while (text.length + (this.#waiting[0]?.length ?? Infinity) <= this.#terms.writeBytes)
-      text += this.#waiting.shift() as string;
+    let bytes = Buffer.byteLength(text);
+    for (let next = this.#waiting[0]; next !== undefined; next = this.#waiting[0]) {
+      bytes += Buffer.byteLength(next);
+      if (bytes > this.#terms.writeBytes) break;
+      text += next;
+      this.#waiting.shift();
+    }
     return Buffer.from(text);
   }
 
