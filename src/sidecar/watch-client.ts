@@ -329,10 +329,9 @@ export class WatchClient {
   /** Else a name stays unknown for whoever reads the published state, although a policy may allow it by now. */
   #trim(): void {
     this.#trimming = false;
-    this.#state = this.#subscribed(this.#state);
-    if (this.#stopped) return;
     try {
-      this.#context.accept(this.#state);
+      this.#state = this.#subscribed(this.#state);
+      if (!this.#stopped) this.#context.accept(this.#state);
     } catch {
       // This state was rejected when it came, and said to be; the next one that is accepted lacks the names.
     }

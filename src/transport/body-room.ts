@@ -2,6 +2,8 @@
 export interface Roomer {
   /** There may be room now. */
   reopen(): void;
+  /** That threw: it ends itself. Whoever gave room, and the others that wait, are not concerned. */
+  broke(thrown: unknown): void;
 }
 
 /** Not everybody looks at once: a crowd of waiting connections would make each byte that is read a dear one. */
@@ -35,7 +37,11 @@ class Waiting {
     for (const roomer of this.#roomers) {
       if (left-- === 0 || this.#freeBytes() < worthBytes) break;
       this.#roomers.delete(roomer);
-      roomer.reopen();
+      try {
+        roomer.reopen();
+      } catch (thrown) {
+        roomer.broke(thrown);
+      }
     }
     setImmediate(() => {
       this.#waking = false;

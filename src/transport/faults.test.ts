@@ -8,6 +8,7 @@ import { SeededRandom } from "../../test/support/seeded-random.ts";
 import { defaultsOf } from "../base/options.ts";
 import type { RequestHead } from "../http/message.ts";
 import type { BodyEvents, ConnectionFacts, Handler, Loss, ResponseEvents } from "./exchange.ts";
+import { BodyRoom } from "./body-room.ts";
 import { connectHttp1 } from "./http1-client.ts";
 import { Http1Pool } from "./http1-pool.ts";
 import { serveHttp1 } from "./http1-server.ts";
@@ -443,4 +444,15 @@ test("a bug in a timer of an HTTP/2 connection ends that connection, not its clo
   expect(faults[0]).toMatchObject({ message: "a bug" });
   connection.destroy("in the test");
   await over;
+});
+
+test("a bug in one connection that waits for room costs that one; who gave it and who waits behind are not concerned", () => {
+  const room = new BodyRoom(100_000).share(1);
+  const heard: string[] = [];
+  const quiet = { reopen: () => undefined, broke: bug };
+  room.take(100_000, quiet);
+  room.take(50_000, { reopen: bug, broke: () => heard.push("broke") });
+  room.take(50_000, { reopen: () => heard.push("reopened"), broke: bug });
+  expect(() => room.give(100_000)).not.toThrow();
+  expect(heard).toEqual(["broke", "reopened"]);
 });

@@ -156,6 +156,10 @@ export class Http2Receiving implements Roomer {
     if (this.#credit >= this.#window || this.#window < this.#low) this.reopen();
   }
 
+  broke(thrown: unknown): void {
+    this.#h2.broke(thrown);
+  }
+
   /** Gives back what was consumed, more where there is room for it, and less where there is none. */
   reopen(): void {
     if (this.#h2.over) return;

@@ -31,6 +31,8 @@ export interface Http2Core {
   refuseStream(streamId: number, code: number): void;
   bill(cost: number, what: string): void;
   fail(code: number, because: string): void;
+  /** Something of ours threw: the connection ends. */
+  broke(thrown: unknown): void;
 }
 
 /**
