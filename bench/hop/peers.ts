@@ -84,9 +84,9 @@ function haproxy(folder: string, shape: Shape & { alpn: string; plain: string; m
 defaults
   mode ${shape.mode ?? "http"}
   timeout connect 5s
-  timeout client 60s
-  timeout server 60s
-${shape.mode === "tcp" ? "" : "  timeout tunnel 60s\n  http-reuse always\n"}`;
+  timeout client 600s
+  timeout server 600s
+${shape.mode === "tcp" ? "" : "  timeout tunnel 600s\n  http-reuse always\n"}`;
   const write = (side: string, text: string): string => {
     const file = join(folder, `${name}-${ports[0]}-${side}.cfg`);
     writeFileSync(file, head + text);
@@ -130,7 +130,7 @@ function nginxConf(folder: string, name: string, body: string): string {
     file,
     `${process.getuid?.() === 0 ? "user root; " : ""}worker_processes 1; daemon off; error_log ${folder}/${name}.err; pid ${folder}/${name}.pid;
 events { worker_connections 8192; }
-http { access_log off; keepalive_requests 100000000; ${temporary.join(" ")}
+http { access_log off; keepalive_requests 100000000; keepalive_timeout 600s; ${temporary.join(" ")}
 ${body}
 }
 `,

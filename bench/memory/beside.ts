@@ -49,9 +49,9 @@ try {
   const rows: Row[] = [];
   for (const peer of peersOf("http", folder)) {
     if (wanted?.includes(peer.name) === false) continue;
-    rows.push(await measure(await startPeer(peer)));
+    rows.push(await measured(peer.name, () => startPeer(peer)));
   }
-  if (wanted?.includes("hauberk") !== false) rows.push(await measure(await startOurs()));
+  if (wanted?.includes("hauberk") !== false) rows.push(await measured("hauberk", startOurs));
   print(rows);
 } finally {
   processes.endAll();
@@ -96,6 +96,11 @@ async function startOurs(): Promise<Pair> {
     http2: true,
     end: () => mesh.end(),
   };
+}
+
+async function measured(name: string, start: () => Promise<Pair>): Promise<Row> {
+  process.stderr.write(`${name} …\n`);
+  return measure(await start());
 }
 
 async function measure(pair: Pair): Promise<Row> {

@@ -1,5 +1,6 @@
 import type { Socket } from "node:net";
 import type { Clock } from "../base/clock.ts";
+import { refuse, type Refusal } from "../base/errors.ts";
 import type { OptionValues } from "../base/options.ts";
 import type { Random } from "../base/random.ts";
 import { serviceKey, type ServiceName } from "../base/spiffe-id.ts";
@@ -32,6 +33,8 @@ export interface OutboundListening {
   /** Whether other processes listen there too. */
   readonly shared: boolean | undefined;
   onFault(thrown: unknown): void;
+  /** A connection was closed unread; said and counted by whoever opened these listeners. */
+  onRefused(refusal: Refusal): void;
 }
 
 /** Where the workload connects: one listener for all services, in HTTP, and one for each that was named, in any protocol. */
@@ -99,13 +102,13 @@ export class OutboundListeners {
     address: PlainAddress,
     serve: (socket: Socket, reads: LentReads | undefined) => ServerConnection,
   ): Promise<PlainListener> {
-    const { options, outbound, shared } = this.#use;
+    const { options, shared } = this.#use;
     const listener = await PlainListener.open({
       address,
       shared,
       connectionsMax: options.proxy.outboundConnectionsMax,
       onFault: (thrown) => this.#use.onFault(thrown),
-      onDropped: () => outbound.meters.handshakeRefused("outbound", "LIMIT_CONNECTIONS"),
+      onDropped: () => this.#use.onRefused(tooMany(options.proxy.outboundConnectionsMax, address)),
       serve,
     });
     this.#open.push(listener);
@@ -165,4 +168,13 @@ function factsOf(socket: Socket): { remoteAddress: string; localPort: number; pe
   // An IPv4 address as such, also where it arrived on an IPv6 socket.
   const address = remoteAddress.startsWith("::ffff:") ? remoteAddress.slice("::ffff:".length) : remoteAddress;
   return { remoteAddress: address, localPort, peer: undefined };
+}
+
+function tooMany(max: number, address: PlainAddress): Refusal {
+  const where = "path" in address ? address.path : `${address.host}:${address.port}`;
+  return refuse(
+    "LIMIT_CONNECTIONS",
+    `Cannot accept the connection: the workload has ${max} to ${where} already`,
+    "Raise HAUBERK_OUTBOUND_CONNECTIONS_MAX, or find out why it opens so many",
+  );
 }

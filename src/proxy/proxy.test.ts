@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import { createServer, request, type IncomingMessage, type RequestListener, type Server } from "node:http";
 import { mkdtempSync, rmSync } from "node:fs";
-import { connect, type AddressInfo } from "node:net";
+import { connect, type AddressInfo, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeAll, expect, onTestFinished, test } from "vitest";
@@ -9,6 +9,7 @@ import { makeTestPki, type TestPki } from "../../test/support/pki.ts";
 import { allow, endpoint } from "../../test/support/outbound.ts";
 import { tokenIssuer } from "../../test/support/token-issuer.ts";
 import { systemClock, systemRandom } from "../cli/system.ts";
+import { HauberkError, isRefusal } from "../base/errors.ts";
 import { defaultsOf } from "../base/options.ts";
 import { Published } from "../base/published.ts";
 import type { Rule } from "../base/resource.ts";
@@ -18,6 +19,7 @@ import { silent, type LogFields, type Logger } from "../telemetry/logger.ts";
 import { Metrics } from "../telemetry/metrics.ts";
 import { http2Options } from "../transport/http2-options.ts";
 import { http1Options, tlsOptions } from "../transport/options.ts";
+import { dialMutualTls } from "../transport/tls-dial.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import { proxyOptions } from "./options.ts";
 import { Proxy, type ProxyContext } from "./proxy.ts";
@@ -451,14 +453,32 @@ test("connections above either cap are closed, counted, and said with what raise
     inbound: { host: "127.0.0.1", port: 0 },
   });
   snapshot.publish(buildSnapshot([["own", { policies: [allow("orders", webMay)] }]]));
-  for (const port of [proxy.outboundPort, proxy.inboundPort]) {
-    const opened = Array.from({ length: 2 }, () => connect(port, "127.0.0.1").on("error", () => undefined));
-    await Promise.all(opened.map((socket) => once(socket, "connect")));
+  const overCap = async (port: number, open: () => Promise<Socket>): Promise<void> => {
+    const opened = [await open(), await open()];
     const over = connect(port, "127.0.0.1").on("error", () => undefined);
     await once(over.resume(), "close");
     expect(opened.map(({ closed }) => closed)).toEqual([false, false]);
     for (const socket of opened) socket.destroy();
-  }
+  };
+  await overCap(proxy.outboundPort, async () => {
+    const socket = connect(proxy.outboundPort, "127.0.0.1").on("error", () => undefined);
+    await once(socket, "connect");
+    return socket;
+  });
+  await overCap(proxy.inboundPort, async () => {
+    const socket = await dialMutualTls({
+      address: "127.0.0.1",
+      port: proxy.inboundPort,
+      identity: pki.issue(idText("web")),
+      expect: idText("orders"),
+      clock: systemClock,
+      timeoutMs: 10_000,
+      alpn: ["h2"],
+    });
+    if (isRefusal(socket)) throw HauberkError.from(socket);
+    await once(socket, "data"); // Only now it is known that the other end is through with the handshake.
+    return socket;
+  });
   const text = metrics.renderPrometheus();
   for (const side of ["outbound", "inbound"])
     expect(text).toContain(`hauberk_handshakes_refused_total{side="${side}",code="LIMIT_CONNECTIONS"} 1`);

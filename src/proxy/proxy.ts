@@ -193,6 +193,10 @@ export class Proxy {
       room: ownRoom,
       shared: context.shared,
       onFault: this.#faults.connection,
+      onRefused: (refusal) => {
+        this.#meters.handshakeRefused("outbound", refusal.code);
+        this.#sayRefused(refusal, "");
+      },
     });
     this.#inbound = this.#inboundContext();
     this.#peers = new PerPeer(() => ({
@@ -458,14 +462,7 @@ export class Proxy {
       onFault: this.#faults.connection,
       onRefused: (refusal: Refusal, remoteAddress: string) => {
         this.#meters.handshakeRefused("inbound", refusal.code);
-        this.#refused.say(`${refusal.code} ${shareOf(remoteAddress)}`, (more) =>
-          this.#context.log.warn("a connection was refused", {
-            code: refusal.code,
-            because: refusal.message,
-            remoteAddress,
-            ...(more === 0 ? {} : { more }),
-          }),
-        );
+        this.#sayRefused(refusal, remoteAddress);
       },
     };
     try {
@@ -475,6 +472,18 @@ export class Proxy {
       if (!taken || inbound.orFree !== true) throw thrown;
       this.#tls = await listenMutualTls({ ...terms, port: 0 });
     }
+  }
+
+  #sayRefused({ code, message, hint }: Refusal, remoteAddress: string): void {
+    this.#refused.say(`${code} ${shareOf(remoteAddress)}`, (more) =>
+      this.#context.log.warn("a connection was refused", {
+        code,
+        because: message,
+        hint,
+        remoteAddress,
+        ...(more === 0 ? {} : { more }),
+      }),
+    );
   }
 
   #serve(socket: Socket, of: { peer: PeerIdentity; alpn: "h2" | "http/1.1"; life: ConnectionLife }): Carried {
