@@ -48,7 +48,7 @@ test.each([
 });
 
 test("Ctrl-C in the owner's terminal does not end the guard", async () => {
-  const { owner, pid } = await guarded("trap '' INT; echo up; sleep 300", 'process.on("SIGINT", () => {})');
+  const { owner, pid } = await guarded("trap '' INT; echo up; exec sleep 300", 'process.on("SIGINT", () => {})');
   owner.kill("SIGINT");
   owner.kill("SIGKILL");
   await eventually("the program has ended", 30_000, () => (lives(pid) ? undefined : true));
