@@ -1,4 +1,5 @@
 import type { FieldList } from "./field-list.ts";
+import { KnownBlocks } from "./known-blocks.ts";
 import { markOf, markOfName } from "./field-mark.ts";
 import { ENTRY_OVERHEAD, STATIC_MAX, staticNames, staticValues } from "./hpack-static.ts";
 import { decodeHuffman } from "./huffman.ts";
@@ -36,6 +37,11 @@ export class HpackDecoder {
   /** What we allow it to set: our SETTINGS_HEADER_TABLE_SIZE. */
   #sizeLimit: number;
   #mustShrink = false;
+  /** How often the table, or what is allowed of it, has changed: what the same bytes mean depends on it. */
+  #changes = 0;
+  /** How many texts were read; what has none is read as fast as it is recognized. */
+  #texts = 0;
+  #known: KnownBlocks | undefined = undefined;
 
   /** `tableBytes` is what the connection begins with, `limit` what the peer may raise it to. */
   constructor(tableBytes = 4096, limit = tableBytes) {
@@ -46,6 +52,7 @@ export class HpackDecoder {
   /** Our SETTINGS_HEADER_TABLE_SIZE has been acknowledged; a smaller one has to be confirmed by a size update. */
   setLimit(bytes: number): void {
     this.#sizeLimit = bytes;
+    this.#changes++;
     if (bytes < this.#sizeMax) this.#mustShrink = true;
   }
 
@@ -54,10 +61,13 @@ export class HpackDecoder {
    * is then unknown.
    */
   decode(bytes: Buffer, start: number, end: number, list: FieldList): boolean {
+    list.clear();
+    const changes = this.#changes;
+    const texts = this.#texts;
+    if (this.#known?.repeat(bytes, start, end, changes, list) === true) return true;
     this.#bytes = bytes;
     this.#at = start;
     this.#end = end;
-    list.clear();
     if (!this.#sizeUpdates()) return false;
     while (this.#at < end) {
       const first = bytes[this.#at++] as number;
@@ -67,6 +77,8 @@ export class HpackDecoder {
         return false;
       }
     }
+    if (this.#texts > texts && this.#changes === changes)
+      (this.#known ??= new KnownBlocks()).keep(bytes, start, end, changes, list);
     return true;
   }
 
@@ -87,6 +99,7 @@ export class HpackDecoder {
       if (size > this.#sizeLimit) return this.#fail("a dynamic table larger than allowed");
       if (++updates > 2) return this.#fail("more than two size updates in one block");
       this.#sizeMax = size;
+      this.#changes++;
       this.#mustShrink = false;
       this.#evict(0);
     }
@@ -161,6 +174,7 @@ export class HpackDecoder {
       this.#fail("a field that is cut off");
       return undefined;
     }
+    this.#texts++;
     const first = this.#bytes[this.#at++] as number;
     const length = this.#integer(first, 0x7f);
     if (length === NONE) return undefined;
@@ -178,6 +192,7 @@ export class HpackDecoder {
 
   #insert(name: string, value: string, nameMark: number, mark: number): void {
     const size = name.length + value.length + ENTRY_OVERHEAD;
+    this.#changes++;
     this.#evict(size);
     // An entry larger than the whole table empties it and is not kept (RFC 7541, 4.4).
     if (size > this.#sizeMax) return;
