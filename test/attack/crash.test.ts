@@ -2,12 +2,12 @@ import { readFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import * as fc from "fast-check";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { ask, eventually, Mesh, type Started } from "../support/mesh.ts";
+import { ask, Mesh, type Started } from "../support/mesh.ts";
 import { rawFrame, rawPreface } from "../support/http2-raw.ts";
 import { makeTestPki } from "../support/pki.ts";
 import { ok, RawRoutee } from "../support/raw-routee.ts";
 import { dialInbound, twoProxies, type TwoProxies } from "../support/two-proxies.ts";
-import { allow, applyText, openRoutee, type Routee } from "../scenario/routees.ts";
+import { served, webCallsOrders, type Routee } from "../scenario/routees.ts";
 import { requestStream, responseStream } from "../fuzz/http1-streams.ts";
 import { frameStream } from "../fuzz/http2-frames.ts";
 import { mutated } from "../fuzz/target.ts";
@@ -141,14 +141,7 @@ describe("of real processes", () => {
       HAUBERK_CONTROL_ADDRESS_PER_SECOND: "100000",
       HAUBERK_CONTROL_ADDRESS_BURST_MAX: "100000",
     };
-    control = await mesh.control(unlimited);
-    routee = await openRoutee({ name: "orders" });
-    [web, orders] = await Promise.all([
-      mesh.sidecar("web"),
-      mesh.sidecar("orders", ["--app", `http:${routee.port}`]),
-      applyText(mesh, allow("web", "orders")),
-    ]);
-    await served();
+    ({ control, web, orders, routee } = await webCallsOrders(mesh, unlimited));
   });
 
   afterAll(async () => {
@@ -173,19 +166,12 @@ describe("of real processes", () => {
       for (const { child } of [control, web, orders])
         expect([door, child.exitCode, child.signalCode]).toEqual([door, null, null]);
     }
-    await served();
+    await served(web);
     const grown = [control, web, orders].map((started, i) => residentOf(started) - (before[i] ?? 0));
     expect(Math.max(...grown)).toBeLessThan(64 * 1_048_576);
     for (const started of [control, web, orders])
       expect(started.output()).not.toMatch(/"code":"BUG"|Unhandled|uncaught/i);
   });
-
-  async function served(): Promise<void> {
-    await eventually("web calls orders", 10_000, async () => {
-      const answer = await ask({ port: Number(web.ready["outbound"]), host: "orders", path: "/" });
-      return answer.body === "orders" ? true : undefined;
-    });
-  }
 
   function residentOf({ pid }: Started): number {
     return Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? 0) * 1024;

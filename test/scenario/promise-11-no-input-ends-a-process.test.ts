@@ -2,9 +2,9 @@ import { connect as connectTcp, type Socket } from "node:net";
 import { connect as connectTls } from "node:tls";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { ServicesAnswer } from "../../src/contract/admin.ts";
-import { ask, eventually, Mesh, metricsOf, type Started } from "../support/mesh.ts";
+import { Mesh, metricsOf, type Started } from "../support/mesh.ts";
 import { SeededRandom } from "../support/seeded-random.ts";
-import { allow, applyText, exportIdentity, openRoutee, type ClientIdentity, type Routee } from "./routees.ts";
+import { exportIdentity, served, webCallsOrders, type ClientIdentity, type Routee } from "./routees.ts";
 
 /** Every case is drawn from it: a failure names its case, and happens again. */
 const seed = 20_261_123;
@@ -28,15 +28,8 @@ beforeAll(async () => {
     HAUBERK_CONTROL_IDENTITY_PER_SECOND: "100000",
     HAUBERK_CONTROL_IDENTITY_BURST_MAX: "100000",
   };
-  control = await mesh.control(unlimited);
-  routee = await openRoutee({ name: "orders" });
-  [web, orders] = await Promise.all([
-    mesh.sidecar("web"),
-    mesh.sidecar("orders", ["--app", `http:${routee.port}`]),
-    applyText(mesh, allow("web", "orders")),
-  ]);
+  ({ control, web, orders, routee } = await webCallsOrders(mesh, unlimited));
   identity = await exportIdentity(mesh, "web");
-  await served();
 });
 
 afterAll(async () => {
@@ -78,7 +71,7 @@ test("… whatever a local program writes to the outbound listener or the admin 
 });
 
 test("… and after all of that everything serves: calls, the control plane, metrics, a new enrollment", async () => {
-  await served();
+  await served(web);
   const late = await mesh.sidecar("late");
   expect(late.ready["ready"]).toBe(true);
   const { sidecars } = await mesh.json<ServicesAnswer>(["services", ...mesh.controlFlag]);
@@ -251,12 +244,5 @@ async function allAlive(): Promise<void> {
   );
   expect(ended.map(([name, started]) => `${name} ended: ${started.output().slice(-2_000)}`)).toEqual([]);
   await Promise.all([metricsOf(web), metricsOf(orders)]);
-  await served();
-}
-
-async function served(): Promise<void> {
-  await eventually("web calls orders", 5_000, async () => {
-    const answer = await ask({ port: Number(web.ready["outbound"]), host: "orders", path: "/" });
-    return answer.body === "orders" ? true : undefined;
-  });
+  await served(web);
 }

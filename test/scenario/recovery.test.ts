@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { ask, eventually, Mesh, type Started } from "../support/mesh.ts";
-import { allow, applyText, openRoutee, type Routee } from "./routees.ts";
+import { eventually, Mesh, type Started } from "../support/mesh.ts";
+import { served, webCallsOrders, type Routee } from "./routees.ts";
 
 /** The control plane's own certificate ends as soon as the workloads' do. */
 const shortLives = { HAUBERK_CONTROL_LIFETIME_MS: "5000" };
@@ -14,14 +14,7 @@ let routee: Routee;
 
 beforeAll(async () => {
   mesh = await Mesh.create({ config: "lifetimes: { leaf: 5s, allowSeconds: true }" });
-  control = await mesh.control(shortLives);
-  routee = await openRoutee({ name: "orders" });
-  [web, orders] = await Promise.all([
-    mesh.sidecar("web"),
-    mesh.sidecar("orders", ["--app", `http:${routee.port}`]),
-    applyText(mesh, allow("web", "orders")),
-  ]);
-  await served();
+  ({ control, web, orders, routee } = await webCallsOrders(mesh, shortLives));
 });
 
 afterAll(async () => {
@@ -34,7 +27,7 @@ test("everything that was off until all leaves had expired is back without a hum
   await everythingOffUntilExpired();
   control = await mesh.control(shortLives);
   [web, orders] = await startAgain();
-  await served();
+  await served(web);
   // The same instances, each with its lineage: they came back, they did not enroll anew.
   expect([web.ready["instance"], orders.ready["instance"]]).toEqual(before);
 });
@@ -45,7 +38,7 @@ test("sidecars that are started first wait for the control plane, and are back w
   const starting = startAgain();
   control = await mesh.control(shortLives);
   [web, orders] = await starting;
-  await served();
+  await served(web);
   expect([web.ready["instance"], orders.ready["instance"]]).toEqual(before);
 });
 
@@ -68,11 +61,4 @@ function startAgain(): Promise<[Started, Started]> {
     mesh.start(["proxy", "--service", "web", ...flags]),
     mesh.start(["proxy", "--service", "orders", "--app", `http:${routee.port}`, ...flags]),
   ]);
-}
-
-async function served(): Promise<void> {
-  await eventually("web calls orders", 10_000, async () => {
-    const answer = await ask({ port: Number(web.ready["outbound"]), host: "orders", path: "/" });
-    return answer.body === "orders" ? true : undefined;
-  });
 }

@@ -4,7 +4,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { createServer as createTcpServer, type AddressInfo, type Server as TcpServer, type Socket } from "node:net";
 import { join } from "node:path";
 import { connect, createServer as createTlsServer, type TLSSocket } from "node:tls";
-import type { Mesh } from "../support/mesh.ts";
+import { ask, eventually, type Mesh, type Started } from "../support/mesh.ts";
 
 /** What scenarios put behind, before and beside sidecars: programs that answer, and endpoints that only write down what came. */
 
@@ -236,6 +236,37 @@ export function allow(caller: string, called: string): string {
     `  rules: [{ from: [{ services: [${caller}] }] }]`,
     "",
   ].join("\n");
+}
+
+/** What many scenarios begin with: `web` may call `orders`, which answers with its name. */
+export interface CallingPair {
+  readonly control: Started;
+  readonly web: Started;
+  readonly orders: Started;
+  readonly routee: Routee;
+}
+
+export async function webCallsOrders(
+  mesh: Mesh,
+  controlEnvironment: Readonly<Record<string, string>> = {},
+): Promise<CallingPair> {
+  const control = await mesh.control(controlEnvironment);
+  const routee = await openRoutee({ name: "orders" });
+  const [web, orders] = await Promise.all([
+    mesh.sidecar("web"),
+    mesh.sidecar("orders", ["--app", `http:${routee.port}`]),
+    applyText(mesh, allow("web", "orders")),
+  ]);
+  await served(web);
+  return { control, web, orders, routee };
+}
+
+/** Waits until `orders` answers the workload of this sidecar with its name. */
+export async function served(web: Started): Promise<void> {
+  await eventually("web calls orders", 10_000, async () => {
+    const answer = await ask({ port: Number(web.ready["outbound"]), host: "orders", path: "/" });
+    return answer.body === "orders" ? true : undefined;
+  });
 }
 
 /** A port on which nobody listens now. */
