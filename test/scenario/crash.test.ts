@@ -11,10 +11,15 @@ let control: Started;
 let routee: Routee;
 let orders: Started;
 
-/** Loaded into every process: SIGUSR2 throws where nobody catches, SIGPWR rejects where nobody listens. */
+/** Loaded into every process: SIGUSR2 throws where nobody catches, SIGPWR rejects where nobody listens, SIGIO throws in the next timer. */
 const bugs = `
 process.on("SIGUSR2", () => { throw new Error("a thrown bug"); });
 process.on("SIGPWR", () => { void Promise.reject(new Error("a rejected bug")); });
+let throws = false;
+process.on("SIGIO", () => { throws = true; });
+const bug = () => { throws = false; throw new Error("a bug in a timer"); };
+const { setTimeout } = globalThis;
+globalThis.setTimeout = (run, ms, task) => setTimeout(run, ms, task && (() => throws ? bug() : task()));
 `;
 
 beforeAll(async () => {
@@ -67,6 +72,24 @@ test("a worker that something ends from within says why, ends with 70, and is re
   expect((await metricsOf(web)).get("hauberk_worker_restarts_total")).toBe(1);
   await reaches(web);
   await web.kill("SIGTERM");
+});
+
+test("a bug in a timer's task ends nothing: it is one line of the log and one of the metrics, and the timers go on", async () => {
+  const web = await mesh.sidecar("web");
+  const faults = async (): Promise<number | undefined> =>
+    (await metricsOf(web)).get('hauberk_faults_total{cost="task"}');
+  expect(await faults()).toBe(0);
+  for (const count of [1, 2]) {
+    process.kill(web.pid, "SIGIO");
+    await eventually("the bug", 15_000, async () => ((await faults()) === count ? true : undefined));
+  }
+  const lines = web
+    .output()
+    .split("\n")
+    .filter((line) => line.includes("a bug in a timer"));
+  expect(lines.map((line) => JSON.parse(line) as unknown)).toMatchObject([{ level: "error", code: "BUG" }]);
+  await reaches(web);
+  expect(await web.kill("SIGTERM")).toBe(0);
 });
 
 test("a sidecar that something ends from within says why, ends with 70, and tells its program to end", async () => {
