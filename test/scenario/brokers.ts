@@ -40,8 +40,15 @@ export interface Stream {
 
 const everyMs = 20;
 
+interface Line {
+  sent(): number;
+  end(): Promise<void>;
+  /** Ends, and gives what is under way some time to be seen; the test says what it means that something was not. */
+  endDelivered(seen: ReadonlySet<string>): Promise<void>;
+}
+
 /** Numbers in order: each is sent again until it is acknowledged, and the next one comes after that. */
-function numbers(send: (number: number) => Promise<unknown>): { sent(): number; end(): Promise<void> } {
+function numbers(send: (number: number) => Promise<unknown>): Line {
   let next = 0;
   const line = { stopped: false };
   const go = async (): Promise<void> => {
@@ -54,11 +61,16 @@ function numbers(send: (number: number) => Promise<unknown>): { sent(): number; 
     }
   };
   const running = go();
+  const end = (): Promise<void> => {
+    line.stopped = true;
+    return running;
+  };
   return {
     sent: () => next,
-    end: () => {
-      line.stopped = true;
-      return running;
+    end,
+    endDelivered: async (seen) => {
+      await end();
+      await eventually("all is delivered", 5_000, () => seen.size >= next || undefined).catch(() => undefined);
     },
   };
 }
@@ -93,10 +105,7 @@ export const mqtt: Broker = {
           arrived: () => seen.size,
           cuts: () => cuts,
           end: async () => {
-            await line.end();
-            await eventually("MQTT delivered", 5_000, () => seen.size >= line.sent() || undefined).catch(
-              () => undefined,
-            );
+            await line.endDelivered(seen);
             producer.end(true);
             consumer.end(true);
           },
@@ -157,10 +166,7 @@ export const redis: Broker = {
           arrived: () => seen.size,
           cuts: () => cuts,
           end: async () => {
-            await line.end();
-            await eventually("Redis delivered", 5_000, () => seen.size >= line.sent() || undefined).catch(
-              () => undefined,
-            );
+            await line.endDelivered(seen);
             reader.over = true;
             await reading;
             producer.disconnect();
@@ -280,10 +286,7 @@ async function beginPostgres(port: number): Promise<Stream> {
     arrived: () => seen.size,
     cuts: () => cuts,
     end: async () => {
-      await line.end();
-      await eventually("PostgreSQL delivered", 5_000, () => seen.size >= line.sent() || undefined).catch(
-        () => undefined,
-      );
+      await line.endDelivered(seen);
       stream.over = true;
       await Promise.all([producer().end(), consumer().end()]);
     },
