@@ -68,6 +68,9 @@ describe("in this process", () => {
     process.off("uncaughtException", note);
     process.off("unhandledRejection", note);
     expect(unhandled.splice(0)).toEqual([]);
+    // What was caught is a bug all the same.
+    for (const { metrics } of [mesh.web, mesh.orders])
+      expect(metrics.renderPrometheus()).not.toMatch(/hauberk_faults_total\{.*\} [1-9]/);
     routee.forget();
   });
 
