@@ -3,7 +3,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createSecureContext } from "node:tls";
 import { parseArgs } from "node:util";
+import { eventually } from "../../test/support/mesh.ts";
 import { startHop, type IdentityFiles } from "../hop/hauberk.ts";
+import { output } from "../hop/measure.ts";
 import { peersOf, routeeCommand, routeePorts } from "../hop/peers.ts";
 import { makePki } from "../hop/pki.ts";
 import { Processes } from "../hop/processes.ts";
@@ -32,27 +34,19 @@ interface Pair {
   end(): Promise<void>;
 }
 
-interface Row {
-  readonly name: string;
-  readonly protocol: string;
-  readonly tls: Cost;
-  readonly plain: Cost;
-  /** Of both proxies, before the first connection. */
-  readonly empty: { readonly out: number; readonly into: number };
-}
-
 const folder = mkdtempSync(join(tmpdir(), "hauberk-memory-"));
 const processes = new Processes();
 try {
   makePki(folder);
   await processes.start(routeeCommand(folder), routeePorts.http);
-  const rows: Row[] = [];
+  console.log(
+    `| ${count} idle connections of each kind | mTLS, inbound, KB each | plain, outbound, KB each | without any, MB |`,
+  );
+  console.log("|---|---|---|---|");
   for (const peer of peersOf("http", folder)) {
-    if (wanted?.includes(peer.name) === false) continue;
-    rows.push(await measured(peer.name, () => startPeer(peer)));
+    if (wanted?.includes(peer.name) !== false) await measure(await startPeer(peer));
   }
-  if (wanted?.includes("hauberk") !== false) rows.push(await measured("hauberk", startOurs));
-  print(rows);
+  if (wanted?.includes("hauberk") !== false) await measure(await startOurs());
 } finally {
   processes.endAll();
   rmSync(folder, { recursive: true, force: true });
@@ -87,9 +81,14 @@ async function startOurs(): Promise<Pair> {
       HAUBERK_TRIM_AFTER_MS: "0",
     },
   });
+  const port = Number(out.ready["outbound"]);
+  const url = `http://127.0.0.1:${port}/`;
+  const ask = ["-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", "Host: routee", url];
+  const calls = async (): Promise<true | undefined> => ((await output("curl", ask)) === "200" ? true : undefined);
+  await eventually("a call passes both sidecars", 30_000, calls);
   return {
     name: "hauberk",
-    out: { pid: out.pid, port: Number(out.ready["outbound"]) },
+    out: { pid: out.pid, port },
     into: { pid: into.pid, port: Number(into.ready["inbound"]) },
     identity,
     host: "routee",
@@ -98,12 +97,8 @@ async function startOurs(): Promise<Pair> {
   };
 }
 
-async function measured(name: string, start: () => Promise<Pair>): Promise<Row> {
-  process.stderr.write(`${name} …\n`);
-  return measure(await start());
-}
-
-async function measure(pair: Pair): Promise<Row> {
+/** Prints a row of the table as soon as it is known. */
+async function measure(pair: Pair): Promise<void> {
   const { name, out, into, identity, host, http2 } = pair;
   try {
     const question = { host, path: "/" };
@@ -113,19 +108,17 @@ async function measure(pair: Pair): Promise<Row> {
     const open = () => (http2 ? http2To(to, question) : http1ThatAsked(to, question));
     const tls = await costOf({ pid: into.pid, count, open });
     const plain = await costOf({ pid: out.pid, count, open: () => plainThatAsked(out.port, question) });
-    return { name, protocol: http2 ? "HTTP/2" : "HTTP/1.1", tls, plain, empty };
+    const protocol = http2 ? "HTTP/2" : "HTTP/1.1";
+    console.log(`| ${name} | ${kb(tls)} (${protocol}) | ${kb(plain)} | ${mb(empty.into)}, ${mb(empty.out)} |`);
   } finally {
     await pair.end();
   }
 }
 
-function print(rows: readonly Row[]): void {
-  const kb = ({ each }: Cost): string => (each / 1024).toFixed(1);
-  const mb = (bytes: number): string => (bytes / 1024 / 1024).toFixed(1);
-  console.log(
-    `| ${count} idle connections of each kind | mTLS, inbound, KB each | plain, outbound, KB each | without any, MB |`,
-  );
-  console.log("|---|---|---|---|");
-  for (const { name, protocol, tls, plain, empty } of rows)
-    console.log(`| ${name} | ${kb(tls)} (${protocol}) | ${kb(plain)} | ${mb(empty.into)}, ${mb(empty.out)} |`);
+function kb({ each }: Cost): string {
+  return (each / 1024).toFixed(1);
+}
+
+function mb(bytes: number): string {
+  return (bytes / 1024 / 1024).toFixed(1);
 }
