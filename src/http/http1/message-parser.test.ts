@@ -65,7 +65,7 @@ test("an answer's trailers may have the names that its fields may have, and a re
   expect(requests(`POST / HTTP/1.1\r\nHost: a\r\n${body}`).at(-1)?.[0]).toBe("failed");
 });
 
-test("a head that came in pieces is not kept when it has been read: an idle connection costs what it costs", () => {
+test("a head that came in pieces is not kept when it has been read: an idle connection costs what it costs", async () => {
   setFlagsFromString("--expose-gc");
   const collect = runInNewContext("gc") as () => void;
   const head = `GET / HTTP/1.1\r\nHost: a\r\nX: ${"y".repeat(15_000)}\r\n\r\n`;
@@ -79,10 +79,13 @@ test("a head that came in pieces is not kept when it has been read: an idle conn
     parser.feed(Buffer.from(head.slice(0, 10_000)));
     parser.feed(Buffer.from(head.slice(10_000)));
   }
-  collect();
-  const kept = (process.memoryUsage().arrayBuffers - before) / idle.length;
   expect(idle.every((parser) => parser.idle)).toBe(true);
-  expect(kept).toBeLessThan(2_000);
+  // What was collected is given back by another thread, a little later.
+  const kept = (): number => {
+    collect();
+    return (process.memoryUsage().arrayBuffers - before) / idle.length;
+  };
+  await expect.poll(kept, { timeout: 10_000 }).toBeLessThan(2_000);
 });
 
 test("a request is read with its names as they came, and without what belongs to this hop", () => {
