@@ -4,8 +4,6 @@ import { join } from "node:path";
 
 /** Before and after all test files of a run: what they left behind, folders or processes, fails it. */
 
-/** Node's own, made by whatever starts it: no test's to remove. */
-const notOurs: ReadonlySet<string> = new Set(["node-compile-cache"]);
 /** What was told to end is let end. */
 const patienceMs = 5_000;
 
@@ -15,6 +13,8 @@ let usual: string | undefined;
 /** Everything temporary of this run lies in one folder, so that nothing of another run or program is taken for ours. */
 export function setup(): void {
   usual = process.env["TMPDIR"];
+  // Compiled code outlives the run: with it, a sidecar starts from source in a quarter of the time.
+  process.env["NODE_COMPILE_CACHE"] ??= join(tmpdir(), "node-compile-cache");
   folder = mkdtempSync(join(tmpdir(), "hauberk-run-"));
   chmodSync(folder, 0o711); // A database that runs as a user of its own has its folder in here.
   process.env["TMPDIR"] = folder;
@@ -27,7 +27,7 @@ export async function teardown(): Promise<void> {
     await new Promise((resolve) => setTimeout(resolve, 50));
     running = processesOf(folder);
   }
-  const lying = readdirSync(folder).filter((name) => !notOurs.has(name));
+  const lying = readdirSync(folder);
   rmSync(folder, { recursive: true, force: true });
   if (usual === undefined) delete process.env["TMPDIR"];
   else process.env["TMPDIR"] = usual;
