@@ -40,7 +40,7 @@ try {
   makePki(folder);
   await processes.start(routeeCommand(folder), routeePorts.http);
   console.log(
-    `| ${count} idle connections of each kind | mTLS, inbound, KB each | plain, outbound, KB each | without any, MB |`,
+    `| ${count} idle connections of each kind | mTLS, inbound, KB each | plain, outbound, KB each | without any, MB: inbound, outbound |`,
   );
   console.log("|---|---|---|---|");
   for (const peer of peersOf("http", folder)) {
