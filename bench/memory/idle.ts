@@ -89,7 +89,10 @@ export async function greeted(to: TlsTo, hello: Buffer): Promise<Idle> {
   const socket = await tlsTo(to, "h2");
   await new Promise<void>((resolve, reject) => {
     socket.once("error", reject);
-    socket.once("data", () => resolve());
+    socket.once("data", () => {
+      socket.write(hello.subarray(0, 9));
+      socket.once("data", () => resolve());
+    });
     socket.write(hello);
   });
   return idle(socket);

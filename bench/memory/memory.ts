@@ -8,7 +8,7 @@ const { values } = parseArgs({
 });
 const room = descriptorsMax() - 1_000;
 const connections = Math.min(Number(values.connections ?? 10_000), room);
-const tls = Math.min(Number(values.tls ?? 2_000), room);
+const tls = Math.min(Number(values.tls ?? 5_000), room);
 const bodies = Number(values.bodies ?? 20);
 
 const subject = await startSubject({

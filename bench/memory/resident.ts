@@ -42,7 +42,7 @@ export interface Cost {
 }
 
 /** Opened before the count begins: they make a process load what it loads once. */
-export const warmConnections = 300;
+export const warmConnections = 1_000;
 
 /**
  * What `count` connections cost a process beside the first few, as growth of its resident memory: nobody collects garbage

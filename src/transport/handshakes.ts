@@ -5,35 +5,40 @@ import { shareOf } from "../base/ip-address.ts";
  * Connections that nobody has proven anything on yet, by address: whoever holds no certificate can open as many as it likes, and
  * one address must not take the places of all.
  */
-export class Handshakes {
+export class Handshakes<Own> {
   readonly #max: number;
   readonly #byAddress = new Map<string, number>();
-  /** The address's share, by the far end, which raw and TLS socket have in common. */
-  readonly #under = new Map<string, string>();
+  /** By the far end, which raw and TLS socket have in common. */
+  readonly #under = new Map<string, { readonly share: string; readonly own: Own }>();
 
   constructor(max: number) {
     this.#max = max;
   }
 
-  /** False where the address has its share already. */
-  begin(socket: Socket): boolean {
+  /** With the certificate that this side shows from now on; false where the address has its share already. */
+  begin(socket: Socket, own: Own): boolean {
     const share = shareOf(socket.remoteAddress ?? "");
     const count = this.#byAddress.get(share) ?? 0;
     if (count >= this.#max) return false;
     this.#byAddress.set(share, count + 1);
-    this.#under.set(farEnd(socket), share);
+    this.#under.set(farEnd(socket), { share, own });
     return true;
   }
 
-  /** The handshake is done, or its connection closed. From here on the peer is known; said again, it changes nothing. */
-  done(socket: Socket): void {
+  /**
+   * The handshake is done, or its connection closed: gives the certificate that it was begun with. From here on the peer is known;
+   * said again, it changes nothing and gives none.
+   */
+  done(socket: Socket): Own | undefined {
     const end = farEnd(socket);
-    const share = this.#under.get(end);
-    if (share === undefined) return;
+    const begun = this.#under.get(end);
+    if (begun === undefined) return undefined;
+    const { share, own } = begun;
     this.#under.delete(end);
     const left = (this.#byAddress.get(share) ?? 1) - 1;
     if (left === 0) this.#byAddress.delete(share);
     else this.#byAddress.set(share, left);
+    return own;
   }
 
   get underWay(): number {

@@ -4,7 +4,7 @@ import { runsTheMesh, type SpiffeId } from "../base/spiffe-id.ts";
 import type { Certificate } from "../x509/certificate.ts";
 import { verifyWorkload } from "../x509/verify.ts";
 import type { PeerIdentity } from "./exchange.ts";
-import { shownChain } from "./shown-chain.ts";
+import { shortChain, shownChain } from "./shown-chain.ts";
 
 /** By what a peer is judged. */
 export interface PeerTrust {
@@ -51,10 +51,17 @@ const proven = new WeakMap<TLSSocket, PeerIdentity>();
  * are the same bytes. Refuses with PEER_UNTRUSTED, PEER_EXPIRED, PEER_NOT_A_WORKLOAD or PEER_NOT_THE_SERVICE.
  */
 export function provePeer(socket: TLSSocket, trust: PeerTrust): ProvenPeer | Refusal {
-  const chain = shownChain(socket, trust);
-  if (isRefusal(chain)) return chain;
-  const peer = verifyWorkload({ chain, ...trust });
-  if (isRefusal(peer)) return peer;
+  // Nearly every peer was signed by the authority that signed for us. Each certificate that node:tls shows is an object of its
+  // own until somebody collects garbage, so the others are looked at only where that does not do.
+  const short = shortChain(socket, trust);
+  let chain: Certificate[] | Refusal | undefined = short;
+  let peer = short === undefined ? undefined : verifyWorkload({ chain: short, ...trust });
+  if (peer === undefined || isRefusal(peer)) {
+    chain = shownChain(socket, trust);
+    if (isRefusal(chain)) return chain;
+    peer = verifyWorkload({ chain, ...trust });
+    if (isRefusal(peer)) return peer;
+  }
   // Their certificates have the same root and the same form, and are for the control plane's own listeners only.
   if (runsTheMesh(peer.id)) {
     return refuse(
@@ -63,7 +70,7 @@ export function provePeer(socket: TLSSocket, trust: PeerTrust): ProvenPeer | Ref
       "Call with the identity of a workload: hauberk token create --service NAME",
     );
   }
-  const identity = new ProvenPeer(peer.id, [peer.leaf, ...chain.slice(1)]);
+  const identity = new ProvenPeer(peer.id, [peer.leaf, ...(chain as Certificate[]).slice(1)]);
   proven.set(socket, identity);
   return identity;
 }

@@ -24,6 +24,29 @@ function readOnce(raw: Buffer): Certificate | Refusal {
   return certificate;
 }
 
+interface Trust {
+  readonly roots: readonly Certificate[];
+  readonly known?: readonly Certificate[];
+}
+
+type Shows = Pick<TLSSocket, "getPeerX509Certificate">;
+
+/**
+ * The leaf that the peer showed, and the authority that we hold of the name that issued it: whether it really signed it is for the
+ * verifier to say. Undefined where we hold none, or the leaf cannot be read.
+ */
+export function shortChain(socket: Shows, trust: Trust): Certificate[] | undefined {
+  const raw = socket.getPeerX509Certificate()?.raw;
+  const leaf = raw === undefined ? undefined : readOnce(raw);
+  if (leaf === undefined || isRefusal(leaf)) return undefined;
+  const issuer = issuerOf(leaf, trust);
+  return issuer === undefined ? undefined : [leaf, issuer];
+}
+
+function issuerOf(leaf: Certificate, { known }: Trust): Certificate | undefined {
+  return known?.find((authority) => authority.ca && authority.subject.equals(leaf.issuer));
+}
+
 /**
  * The certificates that the peer showed in the handshake, leaf first, as our own reader sees them; a root that we hold is left
  * out, because ours are compared and not theirs. Nothing is verified here.
@@ -31,10 +54,7 @@ function readOnce(raw: Buffer): Certificate | Refusal {
  * Node 24 shows a server nothing of a client's chain but its leaf (measured on 24.21; 26.10 shows all of it). `known` completes
  * such a chain with authorities of our own: whether they signed it is for the verifier to say.
  */
-export function shownChain(
-  socket: Pick<TLSSocket, "getPeerX509Certificate">,
-  trust: { readonly roots: readonly Certificate[]; readonly known?: readonly Certificate[] },
-): Certificate[] | Refusal {
+export function shownChain(socket: Shows, trust: Trust): Certificate[] | Refusal {
   const chain: Certificate[] = [];
   let shown: X509Certificate | undefined = socket.getPeerX509Certificate();
   while (shown !== undefined) {
@@ -55,6 +75,6 @@ export function shownChain(
   }
   const [leaf, ...more] = chain;
   if (leaf === undefined || more.length > 0) return chain;
-  const issuer = trust.known?.find((authority) => authority.ca && authority.subject.equals(leaf.issuer));
+  const issuer = issuerOf(leaf, trust);
   return issuer === undefined ? chain : [leaf, issuer];
 }

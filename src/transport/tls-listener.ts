@@ -95,9 +95,9 @@ class MutualTlsListener implements Listener {
   readonly #byPeer = new Map<string, number>();
   /** Every accepted socket, also those still in their handshake. */
   readonly #sockets = new Set<Socket>();
-  readonly #handshakes: Handshakes;
-  /** By the bytes of their leaf: which one a connection was made with is asked of the connection. */
-  readonly #shown = new Map<string, OwnCertificate>();
+  /** Each has the certificate that it was begun with: the server takes one of its context for a socket when it accepts it. */
+  readonly #handshakes: Handshakes<OwnCertificate>;
+  #own: OwnCertificate;
   /** One for all sockets, each of which would hold one of its own. */
   readonly #forget = forgetting((socket) => {
     this.#sockets.delete(socket);
@@ -119,7 +119,7 @@ class MutualTlsListener implements Listener {
       onFault: terms.onFault,
       onClosed: (member) => this.#gone(member as Member),
     };
-    this.#remember(identity);
+    this.#own = ownCertificateOf(identity);
     this.#server = createServer({
       ...secureContextOptions(identity),
       requestCert: true,
@@ -197,8 +197,9 @@ class MutualTlsListener implements Listener {
   }
 
   #swap(identity: TlsIdentity): void {
-    this.#remember(identity);
+    const own = ownCertificateOf(identity);
     this.#server.setSecureContext(secureContextOptions(identity));
+    this.#own = own;
     this.#inTurns((member) => member.renewed());
   }
 
@@ -222,20 +223,10 @@ class MutualTlsListener implements Listener {
     }
   }
 
-  #remember(identity: TlsIdentity): void {
-    const leaf = identity.chain[0];
-    if (leaf === undefined)
-      throw new HauberkError("BUG", "Cannot listen: the identity has no certificate", "Report this with the log");
-    const atMs = this.#terms.clock.wallMs();
-    for (const [der, shown] of this.#shown) if (shown.notAfterMs <= atMs) this.#shown.delete(der);
-    const { generation, issuedAtMs, notAfterMs } = identity;
-    this.#shown.set(leaf.der.toString("latin1"), { leaf, generation, issuedAtMs, notAfterMs });
-  }
-
   #accepted(socket: Socket): void {
     this.#sockets.add(socket);
     socket.on("close", this.#forget);
-    if (this.#handshakes.begin(socket)) return;
+    if (this.#handshakes.begin(socket, this.#own)) return;
     const because = "Cannot accept the connection: its address has as many handshakes under way as one address may";
     const hint = "Find out who opens so many, or raise HAUBERK_TLS_HANDSHAKES_PER_ADDRESS_MAX";
     this.#terms.onRefused(refuse("LIMIT_CONNECTIONS", because, hint), socket.remoteAddress ?? "");
@@ -243,16 +234,16 @@ class MutualTlsListener implements Listener {
   }
 
   #connected(socket: TLSSocket): void {
-    this.#handshakes.done(socket);
+    const own = this.#handshakes.done(socket);
     socket.on("error", ignore); // `close` follows, and whoever carries the connection hears of it.
     const { identity, trustDomain, clock } = this.#terms;
     const remoteAddress = socket.remoteAddress ?? "";
     try {
       const { roots, chain: known } = identity.read();
-      const peer = provePeer(socket, { roots, known, trustDomain, atMs: clock.wallMs() });
-      const own = this.#shown.get(socket.getX509Certificate()?.raw.toString("latin1") ?? "");
+      const atMs = clock.wallMs();
+      const peer = provePeer(socket, { roots, known, trustDomain, atMs });
       if (isRefusal(peer)) return this.#refuse(socket, peer, remoteAddress);
-      if (own === undefined || this.#closing) {
+      if (own === undefined || own.notAfterMs <= atMs || this.#closing) {
         const because = this.#closing ? "this side ends" : "it was made with a certificate that has ended";
         return this.#refuse(socket, cannotAccept(because), remoteAddress);
       }
@@ -362,4 +353,11 @@ function overShare(id: string): Refusal {
 
 function cannotAccept(because: string): Refusal {
   return refuse("UNAVAILABLE", `Cannot accept the connection: ${because}`, "Look at the log of this side");
+}
+
+function ownCertificateOf({ chain, generation, issuedAtMs, notAfterMs }: TlsIdentity): OwnCertificate {
+  const [leaf] = chain;
+  if (leaf === undefined)
+    throw new HauberkError("BUG", "Cannot listen: the identity has no certificate", "Report this with the log");
+  return { leaf, generation, issuedAtMs, notAfterMs };
 }

@@ -282,6 +282,27 @@ test("a swapped identity serves the next handshake, and older connections stay u
   expect(accepted.map((one) => one.drains)).toEqual([[700, 600], [600]]);
 });
 
+test("a handshake that began before the swap is of the certificate that it shows, also where it ends after", async () => {
+  const { dial, identity, accepted, listener, connection } = await scene();
+  const early = connectPlain({ host: "127.0.0.1", port: listener.port });
+  closers.push(() => early.destroy());
+  await once(early, "connect");
+  // Accepted in their order: when this one stands, the one before has been accepted too.
+  await dial();
+  await connection();
+  const next = pki.issue(orders);
+  identity.publish(next);
+  await dial();
+  await connection(1);
+  const late = plainTls(listener.port, webIdentity, { socket: early });
+  await once(late, "secureConnect");
+  await connection(2);
+  expect(accepted.map(({ life }) => life.generation)).toEqual(
+    [1, 2, 1].map((at) => (at === 1 ? ordersIdentity : next).generation),
+  );
+  expect(late.getPeerCertificate().serialNumber.toLowerCase()).toBe(ordersIdentity.chain[0]?.serial);
+});
+
 test("an identity that is published while a listener begins to listen is the one that it shows", async () => {
   const identity = new Published(ordersIdentity);
   const listening = listenMutualTls({

@@ -15,7 +15,7 @@ const mb = 1024 * kb;
 // Each process has a descriptor for each connection, and some for itself.
 const plain = Math.min(10_000, descriptorsMax() - 600);
 // As V8's young generation grows by some megabytes, however few connections made it.
-const tls = Math.min(2_000, descriptorsMax() - 600);
+const tls = Math.min(5_000, descriptorsMax() - 3_000);
 /** So many that what a collector leaves lying for a while does not count for much. */
 const bodies = 100;
 

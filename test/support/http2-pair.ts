@@ -25,7 +25,8 @@ export const facts: ConnectionFacts = { protocol: "h2", remoteAddress: "127.0.0.
 export type Options = OptionValues<typeof http2Options>;
 
 export function optionsWith(some: Partial<Options> = {}): Options {
-  return { ...defaultsOf(http2Options), ...some };
+  // The window that tests count with, whatever is the default.
+  return { ...defaultsOf(http2Options), streamWindowBytes: 262_144, ...some };
 }
 
 /** What happened to one body, in the order in which it did. */
