@@ -101,7 +101,7 @@ class MutualTlsListener implements Listener {
   /** One for all sockets, each of which would hold one of its own. */
   readonly #forget = forgetting((socket) => {
     this.#sockets.delete(socket);
-    this.#handshakes.done(socket);
+    this.#handshakes.forget(socket);
   });
   #closing = false;
   #unsubscribe: () => void = () => undefined;
