@@ -155,3 +155,15 @@ test("one peer, over however many connections, leaves room for the others", asyn
   for (const peer of [...greedy, other]) peer.end();
   expect(room.taken).toBe(0);
 });
+
+test("room that one peer leaves goes to another that had all of its share, without a word of its own", async () => {
+  const room = new BodyRoom(2_097_152);
+  const first = await open(room.share(0.75), 4, 8);
+  const [other] = (await open(room.share(0.75), 1, 8)) as [Peer];
+  const { held } = other;
+  for (const peer of first) peer.end();
+  await still([other]);
+  expect(other.held).toBeGreaterThan(2 * held);
+  other.end();
+  expect(room.taken).toBe(0);
+});

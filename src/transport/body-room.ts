@@ -21,6 +21,10 @@ class Waiting {
     this.#freeBytes = freeBytes;
   }
 
+  get size(): number {
+    return this.#roomers.size;
+  }
+
   add(roomer: Roomer): void {
     this.#roomers.add(roomer);
   }
@@ -59,6 +63,9 @@ export class BodyRoom {
   readonly bytesMax: number;
   readonly waiting: Waiting;
   taken = 0;
+  /** Of peers that had all of their share: it grows with what others give. */
+  readonly #atShare = new Set<Waiting>();
+  #looking = false;
 
   constructor(bytesMax: number) {
     this.bytesMax = bytesMax;
@@ -68,6 +75,25 @@ export class BodyRoom {
   /** More than half is taken: windows are opened for what is held, and no longer for speed. */
   get isPressed(): boolean {
     return this.taken * 2 > this.bytesMax;
+  }
+
+  waitsAtShare(waiting: Waiting): void {
+    this.#atShare.add(waiting);
+  }
+
+  /** Some room was given back. */
+  given(): void {
+    this.waiting.wake();
+    if (this.#looking || this.#atShare.size === 0) return;
+    this.#looking = true;
+    // Once a turn, however much is given in it: there may be many peers.
+    setImmediate(() => {
+      this.#looking = false;
+      for (const waiting of this.#atShare) {
+        if (waiting.size === 0) this.#atShare.delete(waiting);
+        else waiting.wake();
+      }
+    });
   }
 
   /** Of the room that all others leave, the connections of one share together get at most `ratio`. */
@@ -106,7 +132,12 @@ export class RoomShare {
     const got = Math.max(0, Math.min(bytes, free, left));
     room.taken += got;
     this.#own += got;
-    if (got < bytes) (left < free ? this.#waiting : room.waiting).add(roomer);
+    if (got < bytes && left < free) {
+      this.#waiting.add(roomer);
+      room.waitsAtShare(this.#waiting);
+    } else if (got < bytes) {
+      room.waiting.add(roomer);
+    }
     return got;
   }
 
@@ -115,7 +146,7 @@ export class RoomShare {
     this.#own -= bytes;
     this.#room.taken -= bytes;
     this.#waiting.wake();
-    this.#room.waiting.wake();
+    this.#room.given();
   }
 
   leaves(roomer: Roomer): void {
