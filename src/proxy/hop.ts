@@ -83,6 +83,8 @@ export class Hop {
   #waiting: Waiter[] = [];
   #dialling = false;
   #failedAtMs = -Infinity;
+  /** When a connection broke, until that is answered with a second dial. */
+  #brokeAtMs = -Infinity;
   #ended = false;
 
   constructor(context: HopContext, target: HopTarget) {
@@ -232,6 +234,12 @@ export class Hop {
       expect,
     });
     this.#context.meters.handshakeRefused("outbound", refusal.code);
+    if (refusal.code === "CONNECT_FAILED" && this.#failedAtMs - this.#brokeAtMs < redialAfterMs) {
+      // Of a process that is killed the system ends the connections first, and then what listens: a dial in between is
+      // taken by nobody and reset, where another worker, or the next start of the program, takes the one after it.
+      this.#brokeAtMs = -Infinity;
+      if (this.#waiting.length > 0) return this.#dial();
+    }
     this.#fail(refusal);
   }
 
@@ -316,7 +324,7 @@ export class Hop {
       serial: serialOf(held.identity),
     });
     this.#retired.delete(held);
-    this.#remove(held);
+    if (this.#remove(held)) this.#brokeAtMs = this.#context.clock.monotonicMs();
     if (this.#waiting.length > 0) this.#serve();
   }
 

@@ -308,6 +308,43 @@ test("a connection that says goodbye loses nothing: what it did not take goes ov
   expect(bench.opened).toHaveLength(2);
 });
 
+test("a dial that meets a process as it ends is made again at once, and costs no request its only other try", async () => {
+  const bench = await ready({}, [endpoint("a")]);
+  const exchange = bench.ask();
+  const refusals = [connectFailed("ECONNRESET")];
+  bench.dialling = () => refusals.shift();
+  bench.connectionTo("a").close();
+  await goOn(bench);
+  expect([exchange.answer, refusals]).toEqual([undefined, []]);
+  bench.connectionTo("a").last.respond(200);
+  expect(exchange.answer?.status).toBe(200);
+});
+
+test("once for each connection that broke: where nobody listens any more, that is said", async () => {
+  const bench = await ready({}, [endpoint("a")]);
+  const exchange = bench.ask();
+  bench.dialling = () => connectFailed("ECONNREFUSED");
+  bench.touched.length = 0;
+  bench.connectionTo("a").close();
+  await goOn(bench);
+  expect([codeOf(exchange), bench.touched.length]).toEqual(["CONNECT_FAILED", 2]);
+});
+
+test("long after a connection broke, or after one that ended in order, a dial that fails is made no second time", async () => {
+  const late = await ready({ resilience: { retriesMax: 0 } }, [endpoint("a")]);
+  late.connectionTo("a").close();
+  late.clock.advance(1_000);
+  const drained = await ready({ resilience: { retriesMax: 0 } }, [endpoint("a")]);
+  drained.context.upstreams.rejudge();
+  for (const bench of [late, drained]) {
+    bench.dialling = () => connectFailed("ECONNREFUSED");
+    bench.touched.length = 0;
+    const exchange = bench.ask();
+    await goOn(bench);
+    expect([codeOf(exchange), bench.touched.length]).toEqual(["CONNECT_FAILED", 1]);
+  }
+});
+
 // Promise 6, with random points of loss.
 
 type Step =
