@@ -459,7 +459,7 @@ export abstract class Carry extends Alarm implements BodyEvents {
 
   /** This attempt's answer is not waited for any more; the request goes on. */
   protected abandon(attempt: Attempt, because: string): void {
-    attempt.abandon(because);
+    this.#giveUpAttempt(attempt, because);
     this.attempt = undefined;
     this.#owedToUpstream = 0;
     this.#phase = waiting;
@@ -622,8 +622,16 @@ export abstract class Carry extends Alarm implements BodyEvents {
       this.stopWaiting();
       return;
     }
-    attempt.abandon(because);
-    this.released(attempt, "given up");
+    this.#giveUpAttempt(attempt, because);
+  }
+
+  /** What it held is free, whatever its connection makes of that. */
+  #giveUpAttempt(attempt: Attempt, because: string): void {
+    try {
+      attempt.abandon(because);
+    } finally {
+      this.released(attempt, "given up");
+    }
   }
 
   #finish(code: FailureCode | undefined): void {

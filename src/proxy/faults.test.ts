@@ -199,3 +199,26 @@ test("a bug in the housekeeping of one endpoint keeps no other from its own", as
   bench.context.upstreams.rejudge();
   expect(bench.faults).toHaveLength(2);
 });
+
+test.each([
+  ["its client leaves", (exchange: FakeServerExchange) => exchange.leave()],
+  ["its deadline passes", (_: FakeServerExchange, bench: OutboundBench) => bench.clock.advance(60_000)],
+  [
+    "it is sent again",
+    (_: FakeServerExchange, bench: OutboundBench) =>
+      sentOf(bench)?.respond(503, ["x-hauberk-code", "LIMIT_REQUESTS"], false),
+  ],
+] as const)("a bug as an attempt is given up, because %s, leaves no request open at its endpoint", async (_, move) => {
+  const bench = await ready();
+  const exchange = bench.ask();
+  Object.assign(sentOf(bench) as object, { abort: bug });
+  move(exchange, bench);
+  expect(bench.faults[0]).toMatchObject({ message: "a bug" });
+  expect(open(bench)).toBe(0);
+  const endpoints = [...bench.context.upstreams.all].flatMap((one) => one.endpoints);
+  expect(endpoints.map((one) => one.open)).toEqual([0, 0]);
+});
+
+function sentOf(bench: OutboundBench): Moved["sent"] | undefined {
+  return bench.opened.flatMap(({ connection }) => connection.requests)[0];
+}

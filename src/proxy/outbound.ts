@@ -437,7 +437,6 @@ class OutboundCall extends Carry implements Call, Waiter, Wanted {
     });
     if (!again) return false;
     this.abandon(attempt, "the request is sent again");
-    this.released(attempt, "given up");
     return true;
   }
 
