@@ -7,6 +7,7 @@ import {
   allow,
   applyText,
   exportIdentity,
+  freePort,
   hear,
   openRoutee,
   recordTls,
@@ -69,7 +70,9 @@ test.concurrent("a connection never outlives the identity at either end of it: i
 
 test.concurrent("a connection never outlives the identity at either end of it: the called service's, seen from its caller", async () => {
   const { mesh } = calm;
-  const ledger = await mesh.sidecar("ledger", ["--app", `http:${routee.port}`]);
+  // Not the default port, which another mesh's sidecar might take as soon as it is free.
+  const at = ["--inbound-port", String(await freePort())];
+  const ledger = await mesh.sidecar("ledger", ["--app", `http:${routee.port}`, ...at]);
   await eventually("web calls ledger", 5_000, async () => (await call(calm, "ledger", "/")) === 200 || undefined);
   await ledger.kill("SIGKILL");
   // Somebody with ledger's own identity, which ends soon, answers in its place and holds every request.

@@ -5,7 +5,17 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { Down, StateEntry } from "../../src/contract/watch.ts";
 import { ask, eventually, Mesh, metricsOf, sumOf, type Started } from "../support/mesh.ts";
-import { allow, applyText, exportIdentity, hear, openRoutee, recordTls, speakTls, type Routee } from "./routees.ts";
+import {
+  allow,
+  applyText,
+  exportIdentity,
+  freePort,
+  hear,
+  openRoutee,
+  recordTls,
+  speakTls,
+  type Routee,
+} from "./routees.ts";
 import { enrollStranger, type Stranger } from "./stranger.ts";
 
 let mesh: Mesh;
@@ -19,10 +29,12 @@ beforeAll(async () => {
   mesh = await Mesh.create();
   await mesh.control();
   const [ordersApp, ledgerApp] = [await openRoutee({ name: "orders" }), await openRoutee({ name: "ledger" })];
+  const inbound = await freePort();
   routees.push(ordersApp, ledgerApp);
   [web, orders, ledger, shop] = await Promise.all([
     mesh.sidecar("web"),
-    mesh.sidecar("orders", ["--app", `http:${ordersApp.port}`]),
+    // Not the default port, which another mesh's sidecar might take as soon as it is free.
+    mesh.sidecar("orders", ["--app", `http:${ordersApp.port}`, "--inbound-port", String(inbound)]),
     mesh.sidecar("ledger", ["--app", `http:${ledgerApp.port}`]),
     mesh.sidecar("shop"),
     applyText(mesh, allow("web", "orders") + allow("orders", "ledger") + allow("shop", "orders")),

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { ServicesAnswer } from "../../src/contract/admin.ts";
 import { ask, eventually, Mesh, metricsOf, sumOf, type Answer, type Started } from "../support/mesh.ts";
-import { allow, applyText, openRoutee, type Routee } from "./routees.ts";
+import { allow, applyText, freePort, openRoutee, type Routee } from "./routees.ts";
 
 let mesh: Mesh;
 let control: Started;
@@ -11,6 +11,7 @@ let web: Started;
 let orders: Started;
 let routee: Routee;
 let late: Routee;
+let ordersFlags: readonly string[];
 /** What a service manager would start again and again: no token stands in it. */
 const again = (service: string, flags: readonly string[] = []): Promise<Started> =>
   mesh.start(["proxy", "--service", service, "--open-outbound", "--inbound-host", "127.0.0.1", ...flags], {
@@ -22,9 +23,11 @@ beforeAll(async () => {
   control = await mesh.control();
   routee = await openRoutee({ name: "orders" });
   late = await openRoutee({ name: "late" });
+  // Not the default port: the sidecars of other meshes try that one first, also while this one starts anew.
+  ordersFlags = ["--app", `http:${routee.port}`, "--inbound-port", String(await freePort())];
   [web, orders] = await Promise.all([
     mesh.sidecar("web"),
-    mesh.sidecar("orders", ["--app", `http:${routee.port}`]),
+    mesh.sidecar("orders", ordersFlags),
     applyText(mesh, allow("web", "orders")),
   ]);
   await eventually("web may call orders", 5_000, async () => ((await call()).body === "orders" ? true : undefined));
@@ -51,7 +54,7 @@ test("a sidecar that lost its control plane goes on serving from its last good s
 test("also across its own restart: the callee's, at the address that callers know", async () => {
   const { inbound } = orders.ready;
   await orders.kill("SIGKILL");
-  orders = await again("orders", ["--app", `http:${routee.port}`]);
+  orders = await again("orders", ordersFlags);
   expect(orders.ready["inbound"]).toBe(inbound);
   await served();
 });
@@ -64,7 +67,7 @@ test("also across its own restart: the caller's", async () => {
 
 test("also when both restarted, and what no policy allowed stays refused", async () => {
   await Promise.all([web.kill("SIGKILL"), orders.kill("SIGKILL")]);
-  [web, orders] = await Promise.all([again("web"), again("orders", ["--app", `http:${routee.port}`])]);
+  [web, orders] = await Promise.all([again("web"), again("orders", ordersFlags)]);
   await served();
   const back = await ask({ port: Number(orders.ready["outbound"]), host: "web", path: "/" });
   expect(back.status).not.toBe(200);

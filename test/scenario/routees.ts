@@ -1,3 +1,4 @@
+import { randomInt } from "node:crypto";
 import { once } from "node:events";
 import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
@@ -269,13 +270,19 @@ export async function served(web: Started): Promise<void> {
   });
 }
 
-/** A port on which nobody listens now. */
+/** A port on which nobody listens now; not one of those from 32768 on, which Linux gives to connections of others meanwhile. */
 export async function freePort(): Promise<number> {
-  const server = createTcpServer();
-  await listening(server, "127.0.0.1", 0);
-  const port = portOf(server);
-  await closed(server);
-  return port;
+  for (;;) {
+    const server = createTcpServer();
+    const port = randomInt(16_384, 32_768);
+    try {
+      await listening(server, "127.0.0.1", port);
+    } catch {
+      continue; // Taken.
+    }
+    await closed(server);
+    return port;
+  }
 }
 
 function uriOf(socket: TLSSocket): string | undefined {
