@@ -35,7 +35,7 @@ export const proxyOptions = {
     default: 0.75,
     min: 0.01,
     max: 1,
-    why: "The most that callers of one identity together get of inboundRequestsMax, tunnelsMax and tlsConnectionsMax, of each what all others leave: whoever comes next finds a place. 1 for no share.",
+    why: "The most that callers of one identity together get of inboundRequestsMax, tunnelsMax, tlsConnectionsMax and heldBytesMax, of each what all others leave: whoever comes next finds a place. 1 for no share.",
   },
   refusedLineMs: {
     env: "HAUBERK_REFUSED_LINE_MS",
