@@ -167,3 +167,30 @@ test("room that one peer leaves goes to another that had all of its share, witho
   other.end();
   expect(room.taken).toBe(0);
 });
+
+test("a connection whose socket throws at every write gives its room back, and its streams hear of its end", async () => {
+  const room = new BodyRoom(1_048_576);
+  const [near, far] = duplexPair();
+  const heard: string[] = [];
+  const exchanges: ServerExchange[] = [];
+  const serve = (exchange: ServerExchange): void => {
+    exchanges.push(exchange);
+    exchange.listen({ data() {}, end() {}, aborted: () => heard.push("aborted"), drained() {} });
+  };
+  serveHttp2(far, facts, serve, {
+    ...contextOf(endsOf(), optionsWith()),
+    room: room.share(1),
+    onClosed: () => heard.push("closed"),
+    onFault: () => heard.push("fault"),
+  });
+  const client = await connectHttp2(near, contextOf(endsOf(), optionsWith()));
+  client.request(get("/", [], "POST"), false, new Heard())?.write(Buffer.alloc(bodyBytes));
+  while (room.taken === 0) await new Promise((resolve) => setImmediate(resolve));
+  far.write = () => {
+    throw new Error("a bug");
+  };
+  exchanges[0]?.respond({ status: 200, fields: [], bodyLength: -1 }, false);
+  while (!far.closed) await new Promise((resolve) => setImmediate(resolve));
+  expect(heard).toEqual(["fault", "aborted", "closed"]);
+  expect(room.taken).toBe(0);
+});

@@ -202,9 +202,18 @@ export abstract class Http2Connection implements FrameListener, Http2Core, Outpu
       this.context.onFault?.(thrown);
       this.fail(frames.INTERNAL_ERROR, `a bug: ${messageOf(thrown)}`);
     } catch {
-      this.over = true;
-      this.socket.destroy();
+      // Not even a last word can be written: who waits hears of the end all the same, and what is held is given back.
+      this.#endWithoutWord(`a bug: ${messageOf(thrown)}`);
     }
+  }
+
+  #endWithoutWord(because: string): void {
+    try {
+      this.ended(because, "lost");
+    } catch {
+      this.over = true;
+    }
+    this.socket.destroy();
   }
 
   // The end.
