@@ -127,8 +127,11 @@ export async function plainConnections(
   count: number,
 ): Promise<Cost & { oneMore: "served" | "ended" }> {
   const port = outboundPort(subject.web);
-  // Breakers that stuck bodies opened close again.
-  await eventually("web calls orders", 30_000, async () => ((await askOnce(subject.web)) === 200 ? true : undefined));
+  // Breakers that stuck bodies opened close again; one that is half open lets one call through, and not many at once.
+  await eventually("web calls orders", 30_000, async () => {
+    const statuses = await Promise.all(Array.from({ length: 20 }, () => askOnce(subject.web)));
+    return statuses.every((status) => status === 200) ? true : undefined;
+  });
   return costAndOneMore({
     pid: subject.web.pid,
     count,
