@@ -50,7 +50,7 @@ function ask(socket: Socket, { host, path }: Question): Promise<void> {
       answer += chunk.toString("latin1");
       const end = answer.indexOf("\r\n\r\n");
       if (end < 0) return;
-      if (!answer.startsWith("HTTP/1.1 200 ")) return reject(new Error(`answered ${answer.slice(0, 40)}`));
+      if (!answer.startsWith("HTTP/1.1 200 ")) return reject(new Error(`answered ${answer.slice(0, 1_000)}`));
       const length = Number(/^content-length: *(\d+)\r$/im.exec(answer.slice(0, end + 2))?.[1] ?? 0);
       if (answer.length >= end + 4 + length) resolve();
     });
