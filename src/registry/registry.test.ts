@@ -297,6 +297,18 @@ test("a service takes so many endpoints and no more, and one that leaves makes r
   expect(instances(registry)).toEqual(["a", "c"]);
 });
 
+test("endpoints that come at the same moment count while the store still works: the limit holds for all of them", async () => {
+  const rows = new Rows();
+  const registry = await open(rows, new ManualClock(), { endpointsMax: 2 });
+  const slow = rows.slow();
+  const offers = ["a", "b", "c", "d"].map((instance) => registry.offer(who(instance), registration()));
+  await settled();
+  slow.answer();
+  const refused = (await Promise.all(offers)).map((refusal) => refusal?.code);
+  expect(refused).toEqual([undefined, undefined, "LIMIT_ENDPOINTS", "LIMIT_ENDPOINTS"]);
+  expect(instances(registry)).toEqual(["a", "b"]);
+});
+
 test("large registrations are counted by their bytes: the list of a service fits into a message", async () => {
   const registry = await open(new Rows(), new ManualClock());
   const ports = Array.from({ length: 32 }, (_, index) => ({

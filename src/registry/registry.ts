@@ -196,9 +196,11 @@ export class Registry {
       stale: false,
     };
     const changed = before === undefined || told(before) !== told(entry);
-    if (changed) await this.#save(entry);
-    this.#put({ ...entry, connected: this.#connected.has(who.instance) });
-    if (changed) this.#changed(service);
+    // Before the store has it: whoever of the service comes meanwhile is counted behind this one.
+    this.#put(entry);
+    if (!changed) return undefined;
+    await this.#save(entry);
+    this.#changed(service);
     return undefined;
   }
 
