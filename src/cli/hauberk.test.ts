@@ -1,4 +1,5 @@
 import { execFile, spawn } from "node:child_process";
+import { generateKeyPairSync } from "node:crypto";
 import { once } from "node:events";
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -7,6 +8,7 @@ import { fileURLToPath } from "node:url";
 import { expect, onTestFinished, test } from "vitest";
 import { isRefusal } from "../base/errors.ts";
 import { takeLock } from "../identity/state-lock.ts";
+import { signCompact } from "../x509/jws.ts";
 
 const program = fileURLToPath(new URL("hauberk.ts", import.meta.url));
 
@@ -213,3 +215,45 @@ test("a policy file in the place of a folder is told as what it is", async () =>
     `there is no folder ${join(folder, "no")}`,
   );
 });
+
+test.each([
+  ["run", "SIGINT", 130],
+  ["proxy", "SIGTERM", 143],
+] as const)(
+  "hauberk %s that is ended by %s as it waits to enroll leaves nothing behind",
+  async (name, signal, code) => {
+    const folder = mkdtempSync(join(tmpdir(), "hauberk-waits-"));
+    onTestFinished(() => rmSync(folder, { recursive: true }));
+    const claims = {
+      jti: "t1",
+      urls: ["https://127.0.0.1:1"],
+      roots: ["0".repeat(64)],
+      trustDomain: "a.example",
+      sub: "spiffe://a.example/ns/default/sa/web",
+      exp: 9e9,
+    };
+    const token = signCompact(claims, generateKeyPairSync("ec", { namedCurve: "P-256" }).privateKey);
+    const args = [name, "--service", "web", "--state", join(folder, "state", "web"), "--token-file", "-"];
+    const child = spawn(process.execPath, [program, ...args, ...(name === "run" ? ["--", "true"] : [])]);
+    onTestFinished(() => void child.kill("SIGKILL"));
+    child.stdin.end(token);
+    const ended = once(child, "close");
+    let said = "";
+    await new Promise<void>((resolve) => {
+      const hear = (chunk: Buffer): void => {
+        said += chunk.toString();
+        if (said.includes("cannot be enrolled yet")) resolve();
+      };
+      child.stdout.on("data", hear);
+      child.stderr.on("data", hear);
+      void ended.then(() => resolve());
+    });
+    expect([said, existsSync(join(folder, "state", "web", "lock"))]).toEqual([
+      expect.stringContaining("127.0.0.1:1"),
+      true,
+    ]);
+    child.kill(signal);
+    expect(await ended).toEqual([code, null]);
+    expect(existsSync(join(folder, "state"))).toBe(false);
+  },
+);

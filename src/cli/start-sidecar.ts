@@ -26,11 +26,15 @@ export interface StartedSidecar {
   readonly log: Log;
 }
 
-export async function startSidecar(
-  input: Input,
-  wanted: SidecarInput,
-  secret: string | undefined,
-): Promise<StartedSidecar> {
+/** How `run` and `proxy` want it, beside what was said on the command line. */
+export interface SidecarStart {
+  /** Guards the outbound listener; undefined leaves it open to every local user. */
+  readonly secret: string | undefined;
+  /** Aborted just before a signal ends the process before this has resolved. */
+  readonly givenUp: AbortSignal;
+}
+
+export async function startSidecar(input: Input, wanted: SidecarInput, start: SidecarStart): Promise<StartedSidecar> {
   scavengeAlone();
   const sources = await settingSources(input);
   const log = openLog({
@@ -53,7 +57,7 @@ export async function startSidecar(
       advertise: wanted.advertise,
       inbound: wanted.inbound,
       outboundPort: wanted.outboundPort,
-      secret,
+      secret: start.secret,
       to: wanted.to,
       allowOrigins: wanted.allowOrigins,
       egress: wanted.egress,
@@ -66,6 +70,7 @@ export async function startSidecar(
       clock,
       metrics,
       faults,
+      givenUp: start.givenUp,
       random: systemRandom,
       memory: systemMemory,
       log: log.logger,

@@ -120,6 +120,13 @@ test("a start that came to nothing leaves no folder behind, and one that kept so
   await (await StateFolder.open(keeping.path, { clock, log: silent })).close();
 });
 
+test("a start that came to nothing is not told otherwise where somebody removed its folder meanwhile", async () => {
+  const folder = await folderWith();
+  rmSync(folder.path, { recursive: true });
+  await folder.abandon();
+  await (await StateFolder.open(folder.path, { clock, log: silent })).close();
+});
+
 test("a second opening is refused with STATE_LOCKED and the holder's number, and passes after the first has closed", async () => {
   const folder = await folderWith();
   await expect(StateFolder.open(folder.path, { clock, log: silent })).rejects.toMatchObject({

@@ -67,13 +67,23 @@ export class StateFolder {
   /** As `close`; and where this process made the folder and kept nothing in it, it is gone again, with those above it. */
   async abandon(): Promise<void> {
     await this.#writing;
-    const empty = this.#made.length > 0 && readdirSync(this.path).every((name) => lockFiles.includes(name));
-    // While the lock is held: whoever comes now is refused, and whoever comes then makes the folder anew.
-    if (empty) {
-      for (const name of lockFiles) rmSync(join(this.path, name), { force: true });
-      removeEmpty(this.#made);
+    this.abandonNow();
+  }
+
+  /** As `abandon`, for a process that ends in this very turn: a file that is half written stays, and so does its folder. */
+  abandonNow(): void {
+    try {
+      const empty = this.#made.length > 0 && readdirSync(this.path).every((name) => lockFiles.includes(name));
+      // While the lock is held: whoever comes now is refused, and whoever comes then makes the folder anew.
+      if (empty) {
+        for (const name of lockFiles) rmSync(join(this.path, name), { force: true });
+        removeEmpty(this.#made);
+      }
+    } catch {
+      // Somebody has removed it, or closed it to us; why the start came to nothing is told, not this.
+    } finally {
+      this.#lock.release();
     }
-    this.#lock.release();
   }
 
   /** The text under this name; undefined where there is none, or a damaged one, which is set aside and logged. */

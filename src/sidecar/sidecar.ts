@@ -68,6 +68,8 @@ export interface SidecarContext {
   readonly log: Logger;
   readonly metrics: Metrics;
   readonly faults: Faults;
+  /** Aborted by whoever ends the process, in this very turn, before `start` has resolved. */
+  readonly givenUp?: AbortSignal | undefined;
   readonly options: ProxyOptions & {
     readonly sidecar: OptionValues<typeof sidecarOptions>;
     readonly identity: OptionValues<typeof identityOptions>;
@@ -107,6 +109,8 @@ export class Sidecar {
    */
   static async start(context: SidecarContext): Promise<Sidecar> {
     const folder = await StateFolder.open(context.stateFolder, context);
+    const abandon = (): void => folder.abandonNow();
+    context.givenUp?.addEventListener("abort", abandon);
     let identity: WorkloadIdentity | undefined;
     try {
       const { metrics } = context;
@@ -140,6 +144,8 @@ export class Sidecar {
       await identity?.stop();
       await folder.abandon();
       throw thrown;
+    } finally {
+      context.givenUp?.removeEventListener("abort", abandon);
     }
   }
 

@@ -8,10 +8,14 @@ import { showRefusal } from "../terminal.ts";
 export const run: Run = async (input) => {
   const wanted = readSidecarInput(input, "info");
   let ready = false;
+  const giveUp = new AbortController();
   const asked = new Promise<undefined>((resolve) => {
     onEnd({
       ask: (signal) => {
-        if (!ready) exitBy(signal);
+        if (!ready) {
+          giveUp.abort();
+          exitBy(signal);
+        }
         resolve(undefined);
         return true;
       },
@@ -19,7 +23,7 @@ export const run: Run = async (input) => {
   });
   // Guarded even so: without the secret, which nobody gets, only --to listeners can be used.
   const secret = input.on("open-outbound") ? undefined : systemRandom.bytes(24).toString("base64url");
-  const { sidecar, log } = await startSidecar(input, wanted, secret);
+  const { sidecar, log } = await startSidecar(input, wanted, { secret, givenUp: giveUp.signal });
   ready = true;
   if (input.terminal.json) input.terminal.out(readyLine(sidecar));
   else input.terminal.out(describe(sidecar.outboundPort, sidecar.inboundPort, input.on("open-outbound")));

@@ -20,13 +20,17 @@ export const run: Run = async (input) => {
     ask = resolve;
   });
   let ready = false;
+  const giveUp = new AbortController();
   let child: Child | undefined;
   // On a terminal, the program gets Ctrl-C itself: in a shell it ends what the shell runs, not the shell and its sidecar.
   const ownsKeys = process.stdin.isTTY && wanted.ports.length === 0;
   const forget = onEnd({
     ask: (signal) => {
       // The sidecar may wait for its control plane for hours; the next start goes on from what is on the disk.
-      if (!ready) exitBy(signal);
+      if (!ready) {
+        giveUp.abort();
+        exitBy(signal);
+      }
       if (signal === "SIGINT" && ownsKeys) return false;
       ask(signal);
       return true;
@@ -34,7 +38,7 @@ export const run: Run = async (input) => {
     abandon: () => child?.end("SIGKILL", 0),
   });
   const secret = systemRandom.bytes(24).toString("base64url");
-  const started = await startSidecar(input, wanted, secret);
+  const started = await startSidecar(input, wanted, { secret, givenUp: giveUp.signal });
   ready = true;
   const guard = startGuard(input.environment, { graceMs });
   try {
