@@ -19,6 +19,7 @@ import type {
   ResponseEvents,
   ServerExchange,
 } from "../transport/exchange.ts";
+import { HeldBytes } from "../transport/held-bytes.ts";
 import { writeLent } from "../transport/lent-reads.ts";
 import { Alarm, type Alarms } from "./alarms.ts";
 import { cutAnswer, sendAnswer, statusOf } from "./answer.ts";
@@ -139,7 +140,6 @@ const answered = 3;
 const finished = 4;
 type Phase = typeof deciding | typeof waiting | typeof sent | typeof answered | typeof finished;
 
-const nothingHeld: Buffer[] = [];
 /** What a client makes of its own leaving. */
 const grpcCancelled = "1";
 
@@ -173,8 +173,7 @@ export abstract class Carry extends Alarm implements BodyEvents {
   #grpcHead: ResponseHead | undefined = undefined;
   #grpcStatus: string | undefined = undefined;
   /** The request's body from its first byte, while it is held whole. */
-  #held: Buffer[] = nothingHeld;
-  #heldBytes = 0;
+  #held: HeldBytes | undefined = undefined;
   #whole = true;
   #requestEnded: boolean;
   #answerEnded = false;
@@ -272,11 +271,8 @@ export abstract class Carry extends Alarm implements BodyEvents {
 
   // The request's side.
 
-  /** What is still held for another attempt is copied; what only passes is not. */
   lent(chunk: Buffer): void {
-    const passes = this.#phase === finished || this.#flowing || !this.#whole;
-    if (passes) this.#take(chunk, true);
-    else this.#take(Buffer.from(chunk), false);
+    this.#take(chunk, true);
   }
 
   data(chunk: Buffer): void {
@@ -298,7 +294,7 @@ export abstract class Carry extends Alarm implements BodyEvents {
       return;
     }
     if (this.#flowing) this.#tunnel?.bytesIn.add(chunk.length);
-    else if (this.#whole) this.#hold(chunk);
+    else if (this.#whole) this.#hold(chunk, lent);
     const upstream = this.tunnels ? this.#farEnd() : this.#phase >= sent ? this.attempt?.exchange : undefined;
     // Without somebody to give it to it is not consumed, so the sender's window bounds what is held.
     const room = upstream !== undefined && (lent ? writeLent(upstream, chunk) : upstream.write(chunk));
@@ -442,7 +438,7 @@ export abstract class Carry extends Alarm implements BodyEvents {
     const bodyless =
       !this.tunnels &&
       this.#requestEnded &&
-      this.#heldBytes === 0 &&
+      this.#held === undefined &&
       this.#whole &&
       this.#requestTrailers === undefined;
     const exchange = connection.request(head, bodyless, attempt);
@@ -527,7 +523,8 @@ export abstract class Carry extends Alarm implements BodyEvents {
     const exchange = attempt.exchange as ClientExchange;
     let room = true;
     // Whoever takes a chunk may make more of them come: they queue up behind.
-    for (let chunk = this.#held.shift(); chunk !== undefined; chunk = this.#held.shift()) {
+    for (let chunk = this.#held?.first; chunk !== undefined; chunk = this.#held?.first) {
+      this.#held?.drop();
       this.#tunnel.bytesIn.add(chunk.length);
       room = exchange.write(chunk);
     }
@@ -586,23 +583,24 @@ export abstract class Carry extends Alarm implements BodyEvents {
     );
   }
 
-  #hold(chunk: Buffer): void {
-    this.#heldBytes += chunk.length;
+  #hold(chunk: Buffer, lent: boolean): void {
+    const held = (this.#held ??= new HeldBytes());
     // What nobody was given yet must be kept in any case; it is dropped once it has been sent.
-    if (!this.tunnels && this.#heldBytes > this.shared.options.replayMaxBytes && this.#phase >= sent) this.#letGo();
-    else if (this.#held === nothingHeld) this.#held = [chunk];
-    else this.#held.push(chunk);
+    const tooMuch = held.bytes + chunk.length > this.shared.options.replayMaxBytes;
+    if (!this.tunnels && tooMuch && this.#phase >= sent) this.#letGo();
+    else held.add(chunk, lent);
   }
 
   #letGo(): void {
     this.#whole = false;
-    this.#held = nothingHeld;
+    this.#held = undefined;
   }
 
   #flush(exchange: ClientExchange): void {
     let room = true;
-    for (const chunk of this.#held) room = exchange.write(chunk);
-    if (this.#heldBytes > this.shared.options.replayMaxBytes) this.#letGo();
+    const held = this.#held;
+    for (const chunk of held ?? []) room = exchange.write(chunk);
+    if ((held?.bytes ?? 0) > this.shared.options.replayMaxBytes) this.#letGo();
     if (room) this.onUpstreamDrained();
     if (this.#requestEnded) exchange.end(this.#requestTrailers);
   }
@@ -643,7 +641,7 @@ export abstract class Carry extends Alarm implements BodyEvents {
     if (shared.access?.enabled === true) this.#record(code, durationMs);
     // A body that nobody takes any more must not keep its sender waiting.
     if (this.#owedToSender > 0) this.onUpstreamDrained();
-    this.#held = nothingHeld;
+    this.#held = undefined;
     this.attempt = undefined;
     this.ended();
   }

@@ -1,6 +1,7 @@
 import { isRefusal, type Refusal } from "../base/errors.ts";
 import type { BodyEvents, Handler, Loss, ServerExchange } from "../transport/exchange.ts";
 import type { EarlyBytes } from "../transport/exchange-socket.ts";
+import { HeldBytes } from "../transport/held-bytes.ts";
 import type { Fields } from "../http/message.ts";
 import { callOutbound, outboundHandler, showsSecret, type OutboundContext } from "./outbound.ts";
 import { Routes, type Route } from "./routes.ts";
@@ -31,7 +32,7 @@ class Forward implements BodyEvents {
   readonly #terms: ForwardTerms;
   readonly #exchange: ServerExchange;
   /** What came while discovery was asked: whoever goes on with the exchange hears of it. */
-  readonly #held: Buffer[] = [];
+  readonly #held = new HeldBytes();
   #ended = false;
   #over = false;
 
@@ -62,7 +63,11 @@ class Forward implements BodyEvents {
   }
 
   data(chunk: Buffer): void {
-    this.#held.push(chunk);
+    this.#held.add(chunk);
+  }
+
+  lent(chunk: Buffer): void {
+    this.#held.add(chunk, true);
   }
 
   end(_trailers: Fields | undefined): void {

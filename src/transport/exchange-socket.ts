@@ -1,13 +1,14 @@
 import type { Socket } from "node:net";
 import { Duplex } from "node:stream";
 import type { BodyEvents, Loss, ServerExchange } from "./exchange.ts";
+import { HeldBytes } from "./held-bytes.ts";
 import { writeLent } from "./lent-reads.ts";
 
 const bufferBytes = 65_536;
 
 /** What the client had sent before the tunnel was served: taken off its window when it is read, as all the rest. */
 export interface EarlyBytes {
-  readonly chunks: readonly Buffer[];
+  readonly chunks: Iterable<Buffer>;
   readonly ended: boolean;
 }
 
@@ -26,6 +27,8 @@ class ExchangeSocket extends Duplex {
   readonly #exchange: ServerExchange;
   /** Handed to the stream, and not yet taken off the client's window. */
   #owed = 0;
+  /** What came while nobody read: a stream would keep an object for each chunk, however small. */
+  #held: HeldBytes | undefined = undefined;
   #onDrained: (() => void) | undefined = undefined;
   #over = false;
 
@@ -33,11 +36,12 @@ class ExchangeSocket extends Duplex {
     super({ allowHalfOpen: true, readableHighWaterMark: bufferBytes, writableHighWaterMark: bufferBytes });
     this.#exchange = exchange;
     const events: BodyEvents = {
-      data: (chunk) => {
-        this.#owed += chunk.length;
-        this.push(chunk);
+      data: (chunk) => this.#take(chunk, false),
+      lent: (chunk) => this.#take(chunk, true),
+      end: () => {
+        this.#release();
+        this.push(null);
       },
-      end: () => this.push(null),
       aborted: (loss) => this.#aborted(loss),
       drained: () => this.#drained(),
     };
@@ -57,7 +61,25 @@ class ExchangeSocket extends Duplex {
     return this.destroy();
   }
 
+  override resume(): this {
+    this.#release();
+    return super.resume();
+  }
+
+  #take(chunk: Buffer, lent: boolean): void {
+    this.#owed += chunk.length;
+    if (this.isPaused()) (this.#held ??= new HeldBytes()).add(chunk, lent);
+    else this.push(lent ? Buffer.from(chunk) : chunk);
+  }
+
+  #release(): void {
+    const held = this.#held;
+    this.#held = undefined;
+    for (const chunk of held ?? []) this.push(chunk);
+  }
+
   override _read(): void {
+    if (this.#held !== undefined) return; // Not read yet, only asked for ahead.
     const owed = this.#owed;
     this.#owed = 0;
     if (owed > 0) this.#exchange.consume(owed);
@@ -86,6 +108,7 @@ class ExchangeSocket extends Duplex {
     const whole = this.writableFinished && this.readableEnded;
     if (!this.#over && !whole) this.#exchange.abort({ kind: "cancelled", because: "its server ended the connection" });
     this.#over = true;
+    this.#held = undefined;
     done(error);
   }
 

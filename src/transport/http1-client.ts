@@ -9,6 +9,7 @@ import { keyBytes, webSocketAccept } from "../http/http1/websocket.ts";
 import { lastChunkText, requestHeadText, upgradeHeadText } from "../http/http1/write.ts";
 import type { Fields, RequestHead, ResponseHead } from "../http/message.ts";
 import type { ClientConnection, ClientExchange, Loss, ResponseEvents } from "./exchange.ts";
+import { HeldBytes } from "./held-bytes.ts";
 import { tellLent, type LentReads } from "./lent-reads.ts";
 import { Http1Tunnel } from "./http1-tunnel.ts";
 import { Http1Writer } from "./http1-writer.ts";
@@ -360,13 +361,13 @@ class Http1ClientExchange implements ClientExchange {
   readonly #chunked: boolean;
   #left: number;
   /** What is written before the answer to a request for a tunnel; undefined for all others, and from then on. */
-  #held: Buffer[] | undefined;
+  #held: HeldBytes | undefined;
   #endWanted: boolean;
 
   constructor(client: Http1Client, head: RequestHead, end: boolean, events: ResponseEvents) {
     this.#client = client;
     this.events = events;
-    if (head.upgrade !== undefined) this.#held = [];
+    if (head.upgrade !== undefined) this.#held = new HeldBytes();
     this.requestEnded = end && this.#held === undefined;
     this.#endWanted = end;
     this.#chunked = head.bodyLength < 0;
@@ -375,13 +376,13 @@ class Http1ClientExchange implements ClientExchange {
 
   /** Writes what was held; true where somebody waits to hear that there is room again. */
   switched(tunnel: Http1Tunnel): boolean {
-    const held = this.#held ?? [];
+    const held = this.#held;
     this.#held = undefined;
     this.tunnel = tunnel;
     let room = true;
-    for (const chunk of held) room = tunnel.write(chunk);
+    for (const chunk of held ?? []) room = tunnel.write(chunk);
     if (this.#endWanted) tunnel.end();
-    return held.length > 0 && room && !this.#endWanted;
+    return held !== undefined && held.bytes > 0 && room && !this.#endWanted;
   }
 
   write(chunk: Buffer): boolean {
@@ -397,7 +398,7 @@ class Http1ClientExchange implements ClientExchange {
     if (client === undefined || this.requestEnded || chunk.length === 0) return true;
     if (this.tunnel !== undefined) return this.tunnel.write(chunk, lent);
     if (this.#held !== undefined) {
-      this.#held.push(lent ? Buffer.from(chunk) : chunk); // Not a byte reaches the routee before it has said 101.
+      this.#held.add(chunk, lent); // Not a byte reaches the routee before it has said 101.
       return false;
     }
     const writer = client.writer;

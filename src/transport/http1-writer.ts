@@ -3,6 +3,8 @@ import { giveBackSegment, lendSegment } from "./segments.ts";
 
 /** Up to here a chunk is cheaper as text behind its head, in one write, than as a part of a vectored write (measured). */
 const joinBytesMax = 8192;
+/** A chunk up to here takes less time and room as bytes of a segment than as an object. */
+const keptBytesMin = 1024;
 /** More than this does not wait for the end of the turn. */
 const flushBytes = 65_536;
 
@@ -65,7 +67,8 @@ export class Http1Writer {
       this.#text += chunk.toString("latin1");
       return;
     }
-    if (lent || (this.#segment !== undefined && chunk.length <= joinBytesMax)) this.#copy(chunk);
+    const small = chunk.length <= (this.#segment === undefined ? keptBytesMin : joinBytesMax);
+    if (lent || small) this.#copy(chunk);
     else {
       this.#seal();
       this.#parts.push(chunk);
@@ -94,7 +97,7 @@ export class Http1Writer {
       this.#text = "";
       if (!socket.writable) return;
       this.#count(bytes);
-      socket.write(text, "latin1");
+      this.#write(text);
       return;
     }
     this.#seal();
@@ -122,7 +125,10 @@ export class Http1Writer {
     this.lastFlushBytes = bytes;
   }
 
-  /** `lent`: segments that are free once this part has left. */
+  /**
+   * `lent`: segments that are free once this part has left. Text that has to wait goes as bytes: joined piece by piece, it
+   * takes many times its length until somebody reads it (thirty times, for chunks of one byte).
+   */
   #write(part: string | Buffer, lent?: readonly Buffer[]): void {
     const written =
       lent === undefined
@@ -131,8 +137,10 @@ export class Http1Writer {
             // After an error the system may still read from them: they are left to the collector.
             if (error === undefined || error === null) for (const segment of lent) giveBackSegment(segment);
           };
-    if (typeof part === "string") this.#socket.write(part, "latin1", written);
-    else this.#socket.write(part, written);
+    const socket = this.#socket;
+    if (typeof part !== "string") socket.write(part, written);
+    else if (socket.writableLength === 0) socket.write(part, "latin1", written);
+    else socket.write(Buffer.from(part, "latin1"), written);
   }
 
   #copy(chunk: Buffer): void {

@@ -1,6 +1,7 @@
 import * as frames from "../http/http2/frames.ts";
 import type { Fields } from "../http/message.ts";
-import { noChunks } from "./http2-stream.ts";
+import { HeldBytes } from "./held-bytes.ts";
+import { nothingHeld } from "./http2-stream.ts";
 import { copyLent, dropCopy, isCopy } from "./segments.ts";
 import type { Http2Core, Http2Stream } from "./http2-stream.ts";
 
@@ -39,10 +40,8 @@ export class Http2Sending {
       }
     }
     if (length === 0) return !stream.wantsDrain;
-    if (stream.queue === noChunks) stream.queue = [];
-    const rest = sent === 0 ? chunk : chunk.subarray(sent);
-    stream.queue.push(lent ? copyLent(rest) : rest);
-    stream.queued += length - sent;
+    if (stream.queue === nothingHeld) stream.queue = new HeldBytes(copyLent);
+    stream.queue.add(sent === 0 ? chunk : chunk.subarray(sent), lent);
     stream.wantsDrain = true;
     if (stream.sendWindow > 0) this.#isReady(stream);
     return false;
@@ -92,16 +91,12 @@ export class Http2Sending {
       if (this.#window <= 0 || this.#h2.output.pending >= outputBytes || this.#h2.over) return;
       // Deleted and added again it comes last: the iteration goes round until nothing moves.
       this.#ready.delete(stream);
-      const chunk = stream.queue[0] as Buffer;
+      const chunk = stream.queue.first as Buffer;
       // A copy of ours is copied on, and free: it is used again before this frame has left.
       const ours = isCopy(chunk);
       const sent = this.#frameData(stream, chunk, Math.min(chunk.length, frames.PAYLOAD_MAX), ours);
-      stream.queued -= sent;
-      if (sent < chunk.length) stream.queue[0] = chunk.subarray(sent);
-      else {
-        stream.queue.shift();
-        if (ours) dropCopy(chunk);
-      }
+      stream.queue.drop(sent);
+      if (ours && sent === chunk.length) dropCopy(chunk);
       if (stream.queued > 0) {
         if (stream.sendWindow > 0) this.#isReady(stream);
       } else if (stream.ending) {
@@ -166,7 +161,6 @@ export class Http2Sending {
   drop(stream: Http2Stream): void {
     this.#ready.delete(stream);
     for (const chunk of stream.queue) dropCopy(chunk);
-    stream.queue = noChunks;
-    stream.queued = 0;
+    stream.queue = nothingHeld;
   }
 }

@@ -1,5 +1,6 @@
 import type { Fields } from "../http/message.ts";
 import type { BodyEvents, Loss } from "./exchange.ts";
+import { HeldBytes } from "./held-bytes.ts";
 import type { Allowance } from "./http2-allowance.ts";
 import type { ClosedStreams } from "./http2-closed-streams.ts";
 import type { Http2Context } from "./http2-context.ts";
@@ -60,8 +61,7 @@ export abstract class Http2Stream {
   remoteEnded = false;
   closed = false;
   /** What waits for a window, or for the socket. */
-  queue: Buffer[] = noChunks;
-  queued = 0;
+  queue: HeldBytes = nothingHeld;
   /** `end` was called while something waited. */
   ending = false;
   trailers: Fields | undefined = undefined;
@@ -73,6 +73,10 @@ export abstract class Http2Stream {
     this.tunnel = of.tunnel;
     this.sendWindow = of.windows.send;
     this.receiveWindow = of.windows.receive;
+  }
+
+  get queued(): number {
+    return this.queue.bytes;
   }
 
   write(chunk: Buffer): boolean {
@@ -95,5 +99,5 @@ export abstract class Http2Stream {
   abstract abort(loss: Loss): void;
 }
 
-/** Shared by all streams with nothing queued; never written to. */
-export const noChunks: Buffer[] = [];
+/** Shared by all streams that never queued anything; never written to. */
+export const nothingHeld = new HeldBytes();

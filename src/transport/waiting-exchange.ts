@@ -1,6 +1,8 @@
 import { messageOf } from "../base/errors.ts";
 import type { Fields, RequestHead } from "../http/message.ts";
 import type { ClientConnection, ClientExchange, Loss, ResponseEvents } from "./exchange.ts";
+import { HeldBytes } from "./held-bytes.ts";
+import { writeLent } from "./lent-reads.ts";
 
 interface Wish {
   readonly head: RequestHead;
@@ -16,7 +18,7 @@ export class WaitingExchange implements ClientExchange {
   order = 0;
   readonly #queue: Set<WaitingExchange>;
   readonly #wish: Wish;
-  #chunks: Buffer[] = [];
+  #held: HeldBytes | undefined;
   #ended = false;
   #trailers: Fields | undefined;
   #exchange: ClientExchange | undefined;
@@ -49,18 +51,18 @@ export class WaitingExchange implements ClientExchange {
     }
     this.#exchange = exchange;
     let room = true;
-    const held = this.#chunks.length > 0;
-    for (const chunk of this.#chunks) room = exchange.write(chunk);
-    this.#chunks = [];
+    const held = this.#held;
+    this.#held = undefined;
+    for (const chunk of held ?? []) room = exchange.write(chunk);
     if (this.#ended) exchange.end(this.#trailers);
-    else if (held && room) events.drained();
+    else if (held !== undefined && room) events.drained();
     return true;
   }
 
   fail(loss: Loss): void {
     if (this.#over) return;
     this.#over = true;
-    this.#chunks = [];
+    this.#held = undefined;
     try {
       this.#wish.events.aborted(loss);
     } catch (thrown) {
@@ -77,8 +79,20 @@ export class WaitingExchange implements ClientExchange {
   write(chunk: Buffer): boolean {
     if (this.#exchange !== undefined) return this.#exchange.write(chunk);
     if (this.#over) return true;
-    this.#chunks.push(chunk);
+    this.#hold(chunk, false);
     return false;
+  }
+
+  writeLent(chunk: Buffer): boolean {
+    if (this.#exchange !== undefined) return writeLent(this.#exchange, chunk);
+    if (this.#over) return true;
+    this.#hold(chunk, true);
+    return false;
+  }
+
+  #hold(chunk: Buffer, lent: boolean): void {
+    this.#held ??= new HeldBytes();
+    this.#held.add(chunk, lent);
   }
 
   end(trailers?: Fields): void {
@@ -94,7 +108,7 @@ export class WaitingExchange implements ClientExchange {
   abort(loss: Loss): void {
     if (this.#exchange !== undefined) return this.#exchange.abort(loss);
     this.#over = true;
-    this.#chunks = [];
+    this.#held = undefined;
     this.#queue.delete(this);
   }
 }
