@@ -219,6 +219,26 @@ test.each([
   expect(endpoints.map((one) => one.open)).toEqual([0, 0]);
 });
 
+test.each([
+  ["its fields are completed", (bench: OutboundBench) => Object.assign(bench.context.labels, { traceparent: bug })],
+  [
+    "a connection is looked for",
+    (bench: OutboundBench) => {
+      const endpoints = [...bench.context.upstreams.all].flatMap((one) => one.endpoints);
+      for (const { hop } of endpoints) hop.ready = bug;
+    },
+  ],
+] as const)(
+  "a bug as a request is about to be sent, where %s, leaves no place of its endpoint taken",
+  async (_, plant) => {
+    const bench = await ready();
+    plant(bench);
+    expect(codeOf(bench.ask())).toBe("BUG");
+    const endpoints = [...bench.context.upstreams.all].flatMap((one) => one.endpoints);
+    expect([endpoints.map((one) => one.open), open(bench)]).toEqual([[0, 0], 0]);
+  },
+);
+
 function sentOf(bench: OutboundBench): Moved["sent"] | undefined {
   return bench.opened.flatMap(({ connection }) => connection.requests)[0];
 }

@@ -311,10 +311,11 @@ class OutboundCall extends Carry implements Call, Waiter, Wanted {
     this.#last = endpoint;
     endpoint.open++;
     const attempt = new OutboundAttempt(this, endpoint, ticket);
+    // From here on it waits or is sent, so that its place is given back whatever throws.
+    this.#waitingFor = attempt;
     const connection = endpoint.hop.ready(nowMs);
     if (connection !== undefined) return this.#dispatch(attempt, connection, nowMs);
     this.waits();
-    this.#waitingFor = attempt;
     const refusal = endpoint.hop.wait(this);
     if (refusal !== undefined) this.refuse(refusal);
   }
@@ -323,7 +324,6 @@ class OutboundCall extends Carry implements Call, Waiter, Wanted {
 
   connected(connection: ClientConnection): void {
     const attempt = this.#waitingFor;
-    this.#waitingFor = undefined;
     if (attempt === undefined) return;
     try {
       this.#dispatch(attempt, connection, this.#context.clock.monotonicMs());
@@ -356,6 +356,8 @@ class OutboundCall extends Carry implements Call, Waiter, Wanted {
   }
 
   #dispatch(attempt: OutboundAttempt, connection: ClientConnection, nowMs: number): void {
+    this.attempt = attempt;
+    this.#waitingFor = undefined;
     attempt.endpoint.requests.add();
     if (this.sendOn(connection, attempt, this.#headNow(nowMs))) return;
     // It had room a moment ago and takes nothing now: it is on its way out.
