@@ -4,7 +4,7 @@ import { refuse, type Refusal } from "../base/errors.ts";
 import type { OptionValues } from "../base/options.ts";
 import type { Random } from "../base/random.ts";
 import { serviceKey, type ServiceName } from "../base/spiffe-id.ts";
-import type { Handler, ServerConnection, ServerExchange } from "../transport/exchange.ts";
+import type { ConnectionFacts, Handler, ServerConnection, ServerExchange } from "../transport/exchange.ts";
 import { socketOf, type EarlyBytes } from "../transport/exchange-socket.ts";
 import type { RoomShare } from "../transport/body-room.ts";
 import type { http2Options } from "../transport/http2-options.ts";
@@ -115,9 +115,9 @@ export class OutboundListeners {
     return listener;
   }
 
-  #serveHttp({ socket, reads, first }: Accepted, handler: Handler): ServerConnection {
+  #serveHttp({ socket, reads, first }: Accepted, handler: Handler, facts: Facts = factsOf(socket)): ServerConnection {
     const { clock, random, options } = this.#use;
-    return servePlain(socket, factsOf(socket), handler, {
+    return servePlain(socket, facts, handler, {
       clock,
       random,
       http1: options.http1,
@@ -143,27 +143,28 @@ export class OutboundListeners {
 
   #serveInside(exchange: ServerExchange, handler: Handler, early: EarlyBytes): void {
     const { openTunnels } = this.#use.outbound;
-    openTunnels.add(1);
     const socket = socketOf(exchange, early);
-    exchange.respond({ status: 200, fields: [], bodyLength: -1 }, false);
-    const { clock, random, options } = this.#use;
-    const connection = servePlain(socket, exchange.connection, handler, {
-      clock,
-      random,
-      http1: options.http1,
-      http2: options.http2,
-      room: this.#use.room,
-      onFault: (thrown) => this.#use.onFault(thrown),
-    });
-    this.#inside.add(connection);
+    let connection: ServerConnection | undefined;
+    openTunnels.add(1);
     socket.once("close", () => {
-      this.#inside.delete(connection);
       openTunnels.add(-1);
+      if (connection !== undefined) this.#inside.delete(connection);
     });
+    try {
+      exchange.respond({ status: 200, fields: [], bodyLength: -1 }, false);
+      connection = this.#serveHttp({ socket, reads: undefined, first: undefined }, handler, exchange.connection);
+    } catch (thrown) {
+      socket.on("error", () => undefined); // What its client broke off meanwhile says so in one.
+      socket.destroy();
+      throw thrown;
+    }
+    this.#inside.add(connection);
   }
 }
 
-function factsOf(socket: Socket): { remoteAddress: string; localPort: number; peer: undefined } {
+type Facts = Omit<ConnectionFacts, "protocol">;
+
+function factsOf(socket: Socket): Facts {
   const { remoteAddress = "", localPort = 0 } = socket;
   // An IPv4 address as such, also where it arrived on an IPv6 socket.
   const address = remoteAddress.startsWith("::ffff:") ? remoteAddress.slice("::ffff:".length) : remoteAddress;
