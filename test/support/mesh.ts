@@ -264,15 +264,13 @@ export class Mesh {
   /** Ends every process that is left, and removes the folder unless it was named. */
   async end(): Promise<void> {
     this.#ended = true;
-    const ready = [...this.#started].toReversed();
-    const others = [...this.#children].filter((child) => !ready.some((started) => started.child === child));
-    for (const { child, exited } of ready) {
+    for (const { child, exited } of [...this.#started].toReversed()) {
       child.kill("SIGKILL");
       await exited;
     }
-    // Not SIGKILL: `run` may be about to start a program, which nobody else would end.
+    // Those that are not ready yet, and have not ended meanwhile. Not SIGKILL: `run` may be about to start a program, which nobody else would end.
     await Promise.all(
-      others.map((child) => {
+      [...this.#children].map((child) => {
         const exited = once(child, "exit");
         child.kill("SIGTERM");
         return exited;
