@@ -208,6 +208,8 @@ test("the routee sees one handshake of its own sidecar, who called, and nothing 
 });
 
 test("a hundred sockets share one connection between the sidecars, each with its own bytes", async () => {
+  const opened = (): number => sum(mesh.web, "hauberk_connections_opened_total", 'side="outbound"');
+  const before = opened();
   const all = await Promise.all(Array.from({ length: 100 }, () => open()));
   expect(gauge(mesh.orders)).toBe(100);
   await Promise.all(
@@ -216,7 +218,8 @@ test("a hundred sockets share one connection between the sidecars, each with its
         expect((await echoed(socket, `${i}/${round}`)).toString()).toBe(`${i}/${round}`);
     }),
   );
-  expect(sum(mesh.web, "hauberk_connections_opened_total", 'side="outbound"')).toBe(1);
+  // None where an earlier test has opened it.
+  expect(opened() - before).toBeLessThanOrEqual(1);
   // Requests go on beside them.
   const plain = await fetchPlain("/beside");
   expect(plain).toEqual([200, "plain /beside"]);

@@ -6,7 +6,7 @@ import { allow, applyText, openRoutee, type Routee } from "./routees.ts";
 
 // Sidecars come back at random within up to three seconds: later than the grace period, and well within the window.
 const graceMs = 200;
-const windowMs = 4_000;
+const windowMs = 6_000;
 const leases = {
   HAUBERK_LEASE_GRACE_MS: String(graceMs),
   HAUBERK_LEASE_RECONNECT_WINDOW_MS: String(windowMs),
@@ -43,6 +43,9 @@ afterAll(async () => {
 });
 
 test("a control plane that was down for three grace periods removes no endpoint when it is back, and no request fails", async () => {
+  const retries = async (): Promise<number> => sumOf(await metricsOf(web), "hauberk_retries_total");
+  // While the mesh came up there may have been some.
+  const retriesBefore = await retries();
   const load = beginLoad(web, { host: "orders", perSecond: 100 });
   const seen: number[] = [];
   const watchFor = async (what: string, ms: number): Promise<void> => {
@@ -73,8 +76,7 @@ test("a control plane that was down for three grace periods removes no endpoint 
     { connected: true, stale: false },
     { connected: true, stale: false },
   ]);
-  const metrics = await metricsOf(web);
-  expect(sumOf(metrics, "hauberk_retries_total")).toBe(0);
+  expect(await retries()).toBe(retriesBefore);
 });
 
 test("a lease whose sidecar is gone ends all the same, when the control plane has been up for a while", async () => {

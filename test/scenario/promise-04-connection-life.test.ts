@@ -18,7 +18,7 @@ import {
 } from "./routees.ts";
 import { signIdentity } from "./stranger.ts";
 
-const leafMs = 6_000;
+const leafMs = 8_000;
 const emptySettings = "\0\0\0\x04\0\0\0\0\0";
 const webId = "spiffe://mesh.local/ns/default/sa/web";
 
@@ -99,7 +99,7 @@ test("after a renewal the old hop connections drain, calls go on, and no session
   const sessions = await sessionsOf(port, identity);
   await expectNoResumption(port, identity, sessions);
   let calls = 0;
-  const after = await eventually("web renewed twice and drained what it had", 15_000, async () => {
+  const after = await eventually("web renewed twice and drained what it had", 30_000, async () => {
     expect(await call(brief, "orders", "/")).toBe(200);
     calls++;
     const now = await metricsOf(brief.web);

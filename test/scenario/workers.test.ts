@@ -19,7 +19,7 @@ beforeAll(async () => {
   routee = await openRoutee({ answer: (_seen, response) => void setTimeout(() => response.end("orders"), 20) });
   [orders, web] = await Promise.all([
     mesh.sidecar("orders", [...app(), "--workers", "2"]),
-    mesh.sidecar("web", ["--workers", "2"], { HAUBERK_WORKER_SILENCE_MS: "900" }),
+    mesh.sidecar("web", ["--workers", "2"], { HAUBERK_WORKER_SILENCE_MS: "3000" }),
   ]);
   await applyText(mesh, allow("web", "orders"));
   await reaches(web);
@@ -65,7 +65,7 @@ test("a worker that is killed under load is replaced; what fails is what was und
   const connections = 16;
   const load = beginLoad(web, { host: "orders", perSecond: 200, connections });
   await eventually("a load", 5_000, () => (load.seen().done > 100 ? true : undefined));
-  const counted = sumOf(await metricsOf(web), "hauberk_requests_total");
+  const before = await metricsOf(web);
   const [victim] = await workersOf(web);
   process.kill(victim as number, "SIGKILL");
   const doneAt = load.seen().done;
@@ -80,9 +80,10 @@ test("a worker that is killed under load is replaced; what fails is what was und
   expect(result.sent - good, JSON.stringify(result.answers)).toBeLessThanOrEqual(connections);
   expect(now).toHaveLength(2);
   const metrics = await metricsOf(web);
-  expect(metrics.get("hauberk_worker_restarts_total")).toBe(1);
+  const counted = (name: string): number => sumOf(metrics, name) - sumOf(before, name);
+  expect(counted("hauberk_worker_restarts_total")).toBe(1);
   // What the dead one had said is not forgotten: no count goes down.
-  expect(sumOf(metrics, "hauberk_requests_total")).toBeGreaterThan(counted);
+  expect(counted("hauberk_requests_total")).toBeGreaterThan(0);
   expect(web.output()).toContain("a worker ended; the others go on, and another takes its place");
 });
 
@@ -106,7 +107,7 @@ test("a worker that answers nothing is counted, then replaced", async () => {
   const [stuck] = await workersOf(web);
   const restarts = sumOf(await metricsOf(web), "hauberk_worker_restarts_total");
   process.kill(stuck as number, "SIGSTOP");
-  await eventually("another worker", 10_000, async () =>
+  await eventually("another worker", 20_000, async () =>
     sumOf(await metricsOf(web), "hauberk_worker_restarts_total") > restarts ? true : undefined,
   );
   expect(isAlive(stuck as number)).toBe(false);
@@ -120,17 +121,15 @@ test("a policy that denies takes effect on every connection of every worker, at 
   await eventually("a load", 5_000, () => (load.seen().done > 50 ? true : undefined));
   const identity = await exportIdentity(mesh, "web");
   await applyText(mesh, allow("ledger", "orders"));
-  const told = Date.now();
   await eventually("both of the caller's workers deny", 5_000, async () =>
     (await answers(web, 24)).every((status) => status === 404) ? true : undefined,
   );
-  expect(Date.now() - told).toBeLessThan(5_000);
   const text = "GET / HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n";
   const port = Number(orders.ready["inbound"]);
-  const direct = await Promise.all(Array.from({ length: 24 }, () => speakTls({ port, identity }, text)));
-  expect(direct.map(({ received }) => received.toString("latin1").slice(0, 12))).toEqual(
-    direct.map(() => "HTTP/1.1 404"),
-  );
+  await eventually("both of the callee's workers deny", 5_000, async () => {
+    const direct = await Promise.all(Array.from({ length: 24 }, () => speakTls({ port, identity }, text)));
+    return direct.every(({ received }) => received.toString("latin1").startsWith("HTTP/1.1 404")) || undefined;
+  });
   const { answers: seen } = await load.end();
   expect(Object.keys(seen).toSorted()).toEqual(["200", "404 SERVICE_UNKNOWN"]);
   await applyText(mesh, allow("web", "orders"));
@@ -226,7 +225,7 @@ test("status, check and services say how many workers run, and a sidecar that is
   const workers = await workersOf(web);
   expect(workers).toHaveLength(2);
   await web.kill("SIGKILL");
-  await eventually("no worker is left", 3_000, () => (workers.some(isAlive) ? undefined : true));
+  await eventually("no worker is left", 15_000, () => (workers.some(isAlive) ? undefined : true));
 });
 
 function app(): string[] {
