@@ -7,7 +7,7 @@ import { ManualClock } from "../../test/support/manual-clock.ts";
 import { SeededRandom } from "../../test/support/seeded-random.ts";
 import { defaultsOf } from "../base/options.ts";
 import type { RequestHead } from "../http/message.ts";
-import type { BodyEvents, ConnectionFacts, Handler, Loss, ResponseEvents } from "./exchange.ts";
+import type { BodyEvents, ConnectionFacts, Handler, Loss, ResponseEvents, ServerConnection } from "./exchange.ts";
 import { BodyRoom } from "./body-room.ts";
 import { connectHttp1 } from "./http1-client.ts";
 import { Http1Pool } from "./http1-pool.ts";
@@ -330,6 +330,27 @@ test("a bug as a TCP connection is told of its end, also for a bug's sake, is to
   far.write("hello");
   await closed(near);
   expect(faults).toMatchObject([...told, ...told]);
+});
+
+test("whoever throws as it hears of a TCP connection's end, however it came, hears of it once", async () => {
+  const ways: ((scene: { near: Socket; server: ServerConnection }) => void)[] = [
+    ({ near }) => near.destroy(),
+    ({ server }) => server.destroy("in the test"),
+  ];
+  for (const end of ways) {
+    const { near } = await pair();
+    const faults: unknown[] = [];
+    const handler: Handler = (exchange) => exchange.listen({ data() {}, end() {}, aborted: bug, drained() {} });
+    const server = serveTcp(near, { ...facts, protocol: "tcp" }, handler, {
+      clock: new ManualClock(),
+      options: defaultsOf(http1Options),
+      onFault: (thrown) => faults.push(thrown),
+    });
+    const over = closed(near);
+    end({ near, server });
+    await over;
+    expect(faults).toMatchObject(told);
+  }
 });
 
 test("a bug as the first bytes of a plain connection are handed on ends that connection", async () => {

@@ -23,7 +23,7 @@ export interface PlainServerContext {
   readonly first?: Buffer | undefined;
   /** What the socket reads with, where it has no buffers of its own. */
   readonly reads?: LentReads;
-  /** A handler threw: this is for the log. */
+  /** Something of ours threw: it cost one exchange, or the connection, and this is for the log. */
   readonly onFault?: (thrown: unknown) => void;
 }
 

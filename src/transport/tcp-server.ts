@@ -20,7 +20,7 @@ export interface TcpServerContext {
   readonly first?: Buffer;
   /** What the socket reads with, where it has no buffers of its own. */
   readonly reads?: LentReads;
-  /** The handler threw: the connection is reset, and this is for the log. */
+  /** The handler threw, or whoever is told of the connection: it is closed, and this is for the log. */
   readonly onFault?: (thrown: unknown) => void;
 }
 
@@ -83,7 +83,8 @@ class TcpServer implements ServerConnection, ServerExchange {
   }
 
   drain(withinMs: number): void {
-    this.#cancelDrain ??= this.#context.clock.after(withinMs, () => this.destroy("drained as long as allowed"));
+    this.#cancelDrain?.();
+    this.#cancelDrain = this.#context.clock.after(withinMs, () => this.destroy("drained as long as allowed"));
   }
 
   destroy(because: string): void {
@@ -161,7 +162,7 @@ class TcpServer implements ServerConnection, ServerExchange {
     this.#cancelDrain?.();
     if (this.#over) return;
     this.#over = true;
-    this.#guarded(() => this.#events.aborted({ kind: "cancelled", because }));
+    this.#lose({ kind: "cancelled", because });
   }
 
   /** Both directions have ended; what the client has not read yet is still on its way. */
@@ -175,12 +176,12 @@ class TcpServer implements ServerConnection, ServerExchange {
     resetSocket(this.#socket);
   }
 
-  /** Whoever throws as it is told of the end has nothing left that could be ended. */
-  #lose(because: string): void {
+  /** Told once: whoever throws as it hears of the end has nothing left that could be ended. */
+  #lose(loss: Loss): void {
     const events = this.#events;
     this.#events = deaf;
     try {
-      events.aborted({ kind: "lost", because });
+      events.aborted(loss);
     } catch (thrown) {
       this.#context.onFault?.(thrown);
     }
@@ -193,7 +194,7 @@ class TcpServer implements ServerConnection, ServerExchange {
       this.#context.onFault?.(thrown);
       this.#over = true;
       this.#socket.destroy();
-      this.#lose(`a bug: ${messageOf(thrown)}`);
+      this.#lose({ kind: "lost", because: `a bug: ${messageOf(thrown)}` });
     }
   }
 }

@@ -344,7 +344,8 @@ test("a drain lets a connection live until its time is over, then resets it", as
   const client = dial(front);
   client.write("a");
   await once(client, "data");
-  connections[0]?.drain(30_000);
+  connections[0]?.drain(3_600_000);
+  connections[0]?.drain(30_000); // The last time counts.
   clock.advance(29_000);
   client.write("b");
   expect(String((await once(client, "data"))[0])).toBe("b");
