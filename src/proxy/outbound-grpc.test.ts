@@ -115,6 +115,7 @@ const endings: [string, (sent: FakeClientExchange) => void, boolean][] = [
     (sent) => sent.respond(200, ended(14, ["x-hauberk-code", "JWT_KEYS_UNAVAILABLE"])),
     false,
   ],
+  ["a share of places that is taken", (sent) => sent.respond(200, ended(14, ["x-hauberk-code", "LIMIT_PEER"])), false],
 ];
 
 test.each(endings)("five answers of %s in a row count as the table of breakers says", async (_name, end, opens) => {

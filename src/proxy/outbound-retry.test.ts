@@ -87,6 +87,18 @@ test.each(matrix)("$name is sent again: $again", async ({ act, again, otherwise,
   }
 });
 
+test("an endpoint that has no place left for this caller's identity, and says so, is as good as before", async () => {
+  const bench = await ready({ resilience: { retriesMax: 0 } }, [endpoint("a")]);
+  for (let i = 0; i < 10; i++) {
+    const exchange = bench.ask();
+    arrived(bench)[i]?.respond(503, ["x-hauberk-code", "LIMIT_PEER"]);
+    expect(codeOf(exchange)).toBe("LIMIT_PEER");
+  }
+  const exchange = bench.ask();
+  arrived(bench).at(-1)?.respond(200);
+  expect(exchange.answer?.status).toBe(200);
+});
+
 test("the next try goes to another endpoint", async () => {
   const bench = await ready();
   for (let i = 0; i < 5; i++) {

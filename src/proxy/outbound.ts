@@ -120,6 +120,11 @@ class OutboundAttempt extends Attempt {
 
 /** What a callee's sidecar says before its routee has seen anything of the request: it may be sent again, whatever its method. */
 const unprocessedCodes: ReadonlySet<string> = new Set<FailureCode>(["CONNECT_FAILED", "LIMIT_REQUESTS", "LIMIT_PEER"]);
+/**
+ * What it says of its caller and not of itself. Else a token could open everybody's breaker; and whoever takes most of an
+ * endpoint's places, which makes the shares of all others small, would shut them out of it whole.
+ */
+const callersCodes: ReadonlySet<string> = new Set<FailureCode>(["JWT_KEYS_UNAVAILABLE", "LIMIT_PEER"]);
 /** Sent again without counting as a retry: the stream was refused whole by a connection that was going away. */
 const resendsMax = 3;
 const noEndpoints: readonly Endpoint[] = [];
@@ -424,12 +429,9 @@ class OutboundCall extends Carry implements Call, Waiter, Wanted {
       return false;
     }
     const code = fieldOf(head.fields, "x-hauberk-code");
-    if (code === "JWT_KEYS_UNAVAILABLE") {
-      // Of the caller's token, not of the endpoint: else a token could open everybody's breaker.
-      breaker.release(outbound.ticket, nowMs);
-      return false;
-    }
-    breaker.learn(outbound.ticket, false, nowMs);
+    if (code !== undefined && callersCodes.has(code)) breaker.release(outbound.ticket, nowMs);
+    else breaker.learn(outbound.ticket, false, nowMs);
+    if (code === "JWT_KEYS_UNAVAILABLE") return false;
     const unprocessed = code !== undefined && unprocessedCodes.has(code);
     this.#avoid(outbound.endpoint);
     const again = this.#again({
