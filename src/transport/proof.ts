@@ -108,11 +108,6 @@ export class InBandProof implements ProofExchange {
     this.#terms = terms;
   }
 
-  /** Whether the peer takes proofs. */
-  get spoken(): boolean {
-    return this.#wire !== undefined;
-  }
-
   begin(wire: ProofWire): void {
     this.#wire = wire;
   }
