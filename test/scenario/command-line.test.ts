@@ -1,9 +1,9 @@
-import { writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { networkInterfaces } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import type { ServicesAnswer } from "../../src/contract/admin.ts";
 import { ask, eventually, Mesh } from "../support/mesh.ts";
 import { allow, applyText, openRoutee, type Routee } from "./routees.ts";
@@ -42,6 +42,16 @@ test("hauberk services and certs list call instances as their owners do, and who
 test("a control plane whose addresses were given by flags is known to the other commands of its mesh home", async () => {
   const listed = await mesh.run(["services"]);
   expect([listed.code, listed.err]).toEqual([0, ""]);
+});
+
+test("a control plane that cannot write down where it listens says so, serves, and ends when it is told to", async () => {
+  const other = await Mesh.create();
+  onTestFinished(() => other.end());
+  mkdirSync(join(other.home, "certs", "control", "address", "in-the-way"), { recursive: true });
+  const control = await other.control();
+  await eventually("a warning", 10_000, () => control.output().includes("they need --control") || undefined);
+  expect((await other.run(["services", ...other.controlFlag])).code).toBe(0);
+  expect(await control.kill("SIGTERM")).toBe(0);
 });
 
 test("hauberk token list shows the newest token last", async () => {

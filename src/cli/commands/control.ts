@@ -1,16 +1,18 @@
 import { networkInterfaces } from "node:os";
+import { messageOf } from "../../base/errors.ts";
 import { controlOptions } from "../../control/options.ts";
 import { ControlPlane, type Address } from "../../control/control-plane.ts";
 import { registryOptions } from "../../registry/options.ts";
 import { storageOptions } from "../../storage/options.ts";
 import { Faults } from "../../telemetry/faults.ts";
 import { openLog, type LogLevel } from "../../telemetry/log.ts";
+import type { Logger } from "../../telemetry/logger.ts";
 import { exits, usageError, type Input, type Run } from "../command.ts";
 import { splitAddress, type Config } from "../config.ts";
 import { endOnCrash, lastLine } from "../crash.ts";
 import { rememberControl } from "../control-address.ts";
 import { lockControl } from "../control-lock.ts";
-import { requireHome } from "../home.ts";
+import { requireHome, type Home } from "../home.ts";
 import { openAuthority } from "../open-authority.ts";
 import { release } from "../release.ts";
 import { refuseUnknown, settle } from "../settings.ts";
@@ -74,7 +76,7 @@ export const run: Run = async (input) => {
       control: urls(plane.addresses.mesh.port),
       enrollment: urls(plane.addresses.enrollment.port),
     });
-    rememberControl(home, plane.addresses.mesh);
+    remember(home, plane, log.logger);
     ready(input, plane);
     await ended;
     await plane.stop();
@@ -85,6 +87,17 @@ export const run: Run = async (input) => {
     log.flush();
   }
 };
+
+/** For the comfort of other commands: a disk that takes no more must not keep the mesh from its control plane. */
+function remember(home: Home, { addresses }: ControlPlane, log: Logger): void {
+  try {
+    rememberControl(home, addresses.mesh);
+  } catch (thrown) {
+    log.warn("where this control plane listens cannot be kept for the other commands; they need --control", {
+      because: messageOf(thrown),
+    });
+  }
+}
 
 function ready(input: Input, plane: ControlPlane): void {
   const { mesh, enrollment } = plane.addresses;
