@@ -18,6 +18,15 @@ function read(...args: string[]): SidecarInput {
   );
 }
 
+/** What is thrown at these flags. */
+function refusalOf(...args: string[]): unknown {
+  try {
+    return { read: read(...args) };
+  } catch (thrown) {
+    return thrown;
+  }
+}
+
 test("--app takes every protocol, with a name or without", () => {
   expect(
     read("--app", "http:8080", "--app", "tcp:6379", "--app", "queue=tcp:5672", "--app", "grpc:50051").ports,
@@ -76,13 +85,7 @@ test.each([
   "[::1]:80",
   "169.254.169.254",
 ])("--egress %s is refused at the start, with what to do instead", (entry) => {
-  let said: unknown;
-  try {
-    read("--egress", entry);
-  } catch (thrown) {
-    said = thrown;
-  }
-  expect(said).toMatchObject({
+  expect(refusalOf("--egress", entry)).toMatchObject({
     message: expect.stringContaining(`--egress ${entry} lets nothing out of the mesh: `),
     hint: expect.stringContaining("need no --egress"),
   });
@@ -96,13 +99,7 @@ test.each([
   ["http://orders", "scheme http", "Name a host outside, such as "],
   ["http://user:secret@api.example.com", "scheme http", "Name a host outside, such as "],
 ])("--egress %s is refused for what it is, with the host that it means", (entry, why, hint) => {
-  let said: unknown;
-  try {
-    read("--egress", entry);
-  } catch (thrown) {
-    said = thrown;
-  }
-  expect(said).toMatchObject({
+  expect(refusalOf("--egress", entry)).toMatchObject({
     message: expect.stringContaining(why) as string,
     hint: expect.stringMatching(new RegExp(`^${hint}`)) as string,
   });

@@ -258,11 +258,17 @@ test("who logs at debug sees every state that counts, and every question with it
   ]);
 });
 
-test("an unknown name that is forgotten leaves the published state too: it is asked for anew", async () => {
+/** One whose first stream stands, with every state that counted. */
+async function watching(): Promise<ReturnType<typeof setUp> & { readonly accepted: WatchState[] }> {
   const accepted: WatchState[] = [];
-  const { streams, clock, client } = setUp({ accept: (state) => void accepted.push(state) });
-  client.start();
+  const made = setUp({ accept: (state) => void accepted.push(state) });
+  made.client.start();
   await settled();
+  return { ...made, accepted };
+}
+
+test("an unknown name that is forgotten leaves the published state too: it is asked for anew", async () => {
+  const { streams, clock, client, accepted } = await watching();
   streams[0]?.events.down(full(1));
   const answer = client.ask("orders.default");
   streams[0]?.events.down(delta(1, [["service/orders.default", null]]));
@@ -276,10 +282,7 @@ test("an unknown name that is forgotten leaves the published state too: it is as
 });
 
 test("what was on its way about a name that is not subscribed any more is not kept: nobody would tell of its end", async () => {
-  const accepted: WatchState[] = [];
-  const { streams, clock, client } = setUp({ accept: (state) => void accepted.push(state) });
-  client.start();
-  await settled();
+  const { streams, clock, client, accepted } = await watching();
   streams[0]?.events.down(full(1));
   const question = client.ask("orders.default");
   clock.advance(options.askMs);
@@ -290,10 +293,7 @@ test("what was on its way about a name that is not subscribed any more is not ke
 });
 
 test("a state in several lines counts whole: nothing of it before its last line, and nothing of one that broke off", async () => {
-  const accepted: WatchState[] = [];
-  const { streams, clock, client } = setUp({ accept: (state) => void accepted.push(state) });
-  client.start();
-  await settled();
+  const { streams, clock, accepted } = await watching();
   const first = { ...full(1, [["own", { policies: [] }]]), more: true } as Down;
   streams[0]?.events.down(first);
   expect(accepted).toEqual([]);
