@@ -18,6 +18,7 @@ async function guarded(program: string, then = ""): Promise<{ owner: ReturnType<
     setInterval(() => {}, 1_000);`;
   const owner = spawn(process.execPath, ["--input-type=module", "-e", script], {
     stdio: ["ignore", "pipe", "inherit"],
+    detached: true, // The leader of a group, as a shell makes it of each command.
   });
   const [said] = (await once(owner.stdout, "data")) as [Buffer];
   const pid = Number(said.toString());
@@ -49,7 +50,7 @@ test.each([
 
 test("Ctrl-C in the owner's terminal does not end the guard", async () => {
   const { owner, pid } = await guarded("trap '' INT; echo up; exec sleep 300", 'process.on("SIGINT", () => {})');
-  owner.kill("SIGINT");
+  process.kill(-(owner.pid as number), "SIGINT");
   owner.kill("SIGKILL");
   await eventually("the program has ended", 30_000, () => (lives(pid) ? undefined : true));
 });
