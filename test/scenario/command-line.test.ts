@@ -5,7 +5,7 @@ import { networkInterfaces } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import type { ServicesAnswer } from "../../src/contract/admin.ts";
-import { ask, eventually, Mesh } from "../support/mesh.ts";
+import { ask, Mesh, says } from "../support/mesh.ts";
 import { allow, applyText, openRoutee, type Routee } from "./routees.ts";
 
 /** What a person sees of a running mesh: lists that can be read, and refusals that say what to do. */
@@ -49,7 +49,7 @@ test("a control plane that cannot write down where it listens says so, serves, a
   onTestFinished(() => other.end());
   mkdirSync(join(other.home, "certs", "control", "address", "in-the-way"), { recursive: true });
   const control = await other.control();
-  await eventually("a warning", 10_000, () => control.output().includes("they need --control") || undefined);
+  await says(control, "they need --control");
   expect((await other.run(["services", ...other.controlFlag])).code).toBe(0);
   expect(await control.kill("SIGTERM")).toBe(0);
 });
@@ -93,7 +93,7 @@ test("a sidecar at --log-level debug tells what it learns, asks and connects to"
     "the control plane is asked about a service",
     "a connection to an endpoint stands",
   ])
-    await eventually(line, 2_000, () => (web.output().includes(line) ? true : undefined));
+    await says(web, line);
 });
 
 test("a host on the internet is told as what it is", async () => {

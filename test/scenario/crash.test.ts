@@ -2,7 +2,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { ask, eventually, Mesh, metricsOf, type Started } from "../support/mesh.ts";
+import { ask, eventually, Mesh, metricsOf, says, type Started } from "../support/mesh.ts";
 import { allow, applyText, openRoutee, type Routee } from "./routees.ts";
 
 /** What nobody caught ends its process, in order and with a word; whoever started it goes on, or starts it anew. */
@@ -76,7 +76,7 @@ test("a worker that something ends from within says why, ends with 70, and is re
     { level: "error", code: "BUG", because: "a thrown bug", origin: "uncaughtException", worker: expect.any(Number) },
   ]);
   expect(String(said[0]?.["stack"])).toContain("bugs.mjs");
-  expect(web.output()).toContain('"how":"code 70"');
+  await says(web, '"how":"code 70"');
   expect((await metricsOf(web)).get("hauberk_worker_restarts_total")).toBe(1);
   await reaches(web);
   await web.kill("SIGTERM");

@@ -2,7 +2,7 @@ import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { ServicesAnswer } from "../../src/contract/admin.ts";
-import { ask, eventually, Mesh, metricsOf, sumOf, type Answer, type Started } from "../support/mesh.ts";
+import { ask, eventually, Mesh, metricsOf, says, sumOf, type Answer, type Started } from "../support/mesh.ts";
 import { allow, applyText, freePort, openRoutee, type Routee } from "./routees.ts";
 
 let mesh: Mesh;
@@ -82,7 +82,7 @@ test("a damaged snapshot is set aside and logged, and nothing is served from it"
   const aside = readdirSync(stateOf("web")).filter((name) => name.startsWith("snapshot.json.damaged-"));
   expect(aside).toHaveLength(1);
   expect(readFileSync(join(stateOf("web"), aside[0] ?? ""), "utf8")).toBe(damaged);
-  expect(web.output()).toContain("a state file is damaged and was set aside");
+  await says(web, "a state file is damaged and was set aside");
   const answer = await call();
   expect([answer.status, answer.headers["x-hauberk-code"]]).toEqual([503, "CONTROL_UNREACHABLE"]);
 });

@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { connect } from "node:tls";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { ask, eventually, Mesh, metricsOf, sumOf, type Started } from "../support/mesh.ts";
+import { ask, eventually, Mesh, metricsOf, says, sumOf, type Started } from "../support/mesh.ts";
 import { beginLoad } from "./load.ts";
 import { allow, applyText, exportIdentity, freePort, openRoutee, speakTls, type Routee } from "./routees.ts";
 
@@ -84,7 +84,7 @@ test("a worker that is killed under load is replaced; what fails is what was und
   expect(counted("hauberk_worker_restarts_total")).toBe(1);
   // What the dead one had said is not forgotten: no count goes down.
   expect(counted("hauberk_requests_total")).toBeGreaterThan(0);
-  expect(web.output()).toContain("a worker ended; the others go on, and another takes its place");
+  await says(web, "a worker ended; the others go on, and another takes its place");
 });
 
 test("a callee's worker that is killed costs no safe request", async () => {
@@ -111,7 +111,7 @@ test("a worker that answers nothing is counted, then replaced", async () => {
     sumOf(await metricsOf(web), "hauberk_worker_restarts_total") > restarts ? true : undefined,
   );
   expect(isAlive(stuck as number)).toBe(false);
-  expect(web.output()).toContain("it answers nothing");
+  await says(web, "it answers nothing");
   await eventually("two workers", 5_000, async () => ((await workersOf(web)).length === 2 ? true : undefined));
   await reaches(web);
 });

@@ -336,6 +336,11 @@ export function ask(target: {
   });
 }
 
+/** Waits until a process has said this: its log and its ready line come through pipes of their own, in no order. */
+export async function says(started: Started, words: string): Promise<void> {
+  await eventually(`it says: ${words}`, 10_000, () => started.output().includes(words) || undefined);
+}
+
 /** A sidecar's metrics by `name{labels}`. */
 export async function metricsOf(sidecar: Started): Promise<Map<string, number>> {
   const { body } = await ask({ socketPath: String(sidecar.ready["admin"]), path: "/metrics" });
