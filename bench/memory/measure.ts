@@ -5,7 +5,7 @@ import { createInterface } from "node:readline";
 import { createSecureContext } from "node:tls";
 import { fileURLToPath } from "node:url";
 import { allow, applyText, exportIdentity, type ClientIdentity } from "../../test/scenario/routees.ts";
-import { eventually, Mesh, type Started } from "../../test/support/mesh.ts";
+import { eventually, Mesh, metricsOf, sumOf, type Started } from "../../test/support/mesh.ts";
 import { greeted, http2To, plainThatAsked } from "./idle.ts";
 import { costOf, settled, type Cost, type Idle } from "./resident.ts";
 
@@ -235,6 +235,12 @@ async function stuck(subject: Subject, count: number, text: string): Promise<{ w
   for (const socket of sockets) socket.destroy();
   // A sidecar that rests from reading cannot see that its client has gone.
   routee.release();
+  // Each of them may still be a failure for a breaker, until it is over.
+  for (const sidecar of [web, orders]) {
+    await eventually("the stuck requests end", 30_000, async () =>
+      sumOf(await metricsOf(sidecar), "hauberk_requests_open") === 0 ? true : undefined,
+    );
+  }
   return {
     web: { count, each: (after[0] - before[0]) / count },
     orders: { count, each: (after[1] - before[1]) / count },
