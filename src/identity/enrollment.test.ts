@@ -211,26 +211,28 @@ test("whoever waits for a control plane that does not answer is told so within s
     silence.close();
   });
   const url = `https://127.0.0.1:${(silence.address() as AddressInfo).port}`;
-  const beganMs = clock.monotonicMs();
+  const own = new ManualClock(clock.wallMs());
+  const beganMs = own.monotonicMs();
   const told: { atMs: number; fields: LogFields | undefined }[] = [];
   const warn = (_message: string, fields?: LogFields): void =>
-    void told.push({ atMs: clock.monotonicMs() - beganMs, fields });
+    void told.push({ atMs: own.monotonicMs() - beganMs, fields });
   const control = await controlPlane();
   const over: unknown[] = [];
   WorkloadIdentity.open({
     stateFolder: await stateFolder(),
     tokenSource: () => Promise.resolve(control.token({ urls: [url, url] })),
-    clock,
+    clock: own,
     random: new SeededRandom(7),
     log: { ...silent, warn },
     options: { ...options, enrollWaitMs: 60_000 },
   }).catch((thrown: unknown) => over.push(thrown));
   while (over.length === 0) {
     await new Promise((resolve) => setImmediate(resolve));
-    clock.advance(10);
+    // Not while the disk is waited for, which takes its own time.
+    if (own.waiting > 0) own.advance(10);
   }
   expect(over[0]).toMatchObject({ code: "CONTROL_UNREACHABLE" });
-  expect(clock.monotonicMs() - beganMs).toBeLessThan(75_000);
+  expect(own.monotonicMs() - beganMs).toBeLessThan(75_000);
   expect(told[0]?.atMs).toBeLessThanOrEqual(4_000);
   expect(told[0]?.fields).toMatchObject({
     because: `Cannot fetch the roots from ${url}: no connection within 3000 ms`,
