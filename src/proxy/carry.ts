@@ -44,7 +44,7 @@ export interface CarryContext {
   readonly labels: Labels;
   readonly access: AccessLog | undefined;
   readonly openRequests: Level;
-  /** A tunnel counts there from its answer on, and no more among the requests. */
+  /** A tunnel counts there as soon as it is asked for, or a burst would pass the limit; and until its answer among the requests. */
   readonly openTunnels: Level;
   readonly audits: Audits;
   /** Counts what led to no service. */
@@ -204,6 +204,7 @@ export abstract class Carry extends Alarm implements BodyEvents {
     this.tunnels = asksForTunnel(exchange.head);
     this.#requestEnded = exchange.bodyless;
     shared.openRequests.add(1);
+    if (this.tunnels) shared.openTunnels.add(1);
     exchange.listen(this);
   }
 
@@ -516,7 +517,6 @@ export abstract class Carry extends Alarm implements BodyEvents {
     this.#openedMs = nowMs;
     this.#quietSinceMs = nowMs;
     shared.openRequests.add(-1);
-    shared.openTunnels.add(1);
     this.#tunnel.opened.add();
     this.meter.latency.observe((nowMs - this.startedMs) / 1_000);
     this.#watchTunnel(nowMs);
@@ -655,8 +655,8 @@ export abstract class Carry extends Alarm implements BodyEvents {
       shared.openRequests.add(-1);
     } else {
       shared.tunnelAlarms.cancel(this);
-      shared.openTunnels.add(-1);
     }
+    if (this.tunnels) shared.openTunnels.add(-1);
   }
 
   /** The request is over. */

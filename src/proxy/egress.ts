@@ -89,7 +89,7 @@ class EgressCall extends Carry {
     const { head } = this.exchange;
     if (!shown) return this.refuse(secretWrong);
     if (openRequests.value > options.outboundRequestsMax) return this.refuse(tooMany);
-    if (this.tunnels && openTunnels.value >= options.tunnelsMax) return this.refuse(tooManyTunnels);
+    if (this.tunnels && openTunnels.value > options.tunnelsMax) return this.refuse(tooManyTunnels);
     if (this.#tcp && !connects) return this.refuse(noTunnel);
     if (head.method === "TRACE") return this.refuse(noTrace);
     const foreign = guard?.(head);

@@ -366,7 +366,7 @@ test("one identity, over however many connections, leaves requests and tunnels f
   expect(calls({ peer: web })[0]).toBeUndefined();
   for (const request of bench.routee.requests) request.respond(200);
   expect(codeOf(bench.ask({ peer: evil }))).toBeUndefined();
-  // A tunnel is one from its answer on.
+  // Once it is open, a tunnel is no request any more.
   const open = (peer: typeof web): string | undefined => {
     const exchange = bench.ask({ ...connect, peer });
     if (exchange.answer === undefined) bench.tcp.last.respond(200, [], false);

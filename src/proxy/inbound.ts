@@ -121,8 +121,8 @@ class InboundCall extends Carry implements Call, Standing {
     if (this.principal === undefined) return this.refuse(noPeer);
     if (this.tunnels) {
       const { tunnelsMax, peerShareRatio } = context.options;
-      if (context.openTunnels.value >= tunnelsMax) return this.refuse(tooManyTunnels);
-      if (context.openTunnels.isTaken(tunnelsMax, peerShareRatio)) return this.refuse(peerTooManyTunnels);
+      if (context.openTunnels.value > tunnelsMax) return this.refuse(tooManyTunnels);
+      if (context.openTunnels.isExceeded(tunnelsMax, peerShareRatio)) return this.refuse(peerTooManyTunnels);
     }
     if (head.method === "TRACE") return this.refuse(noTrace);
     if (!this.#tcp) {

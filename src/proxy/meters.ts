@@ -138,7 +138,7 @@ export class Meters {
       "service",
       "direction",
     );
-    this.openTunnels = gauge("hauberk_tunnels_open", "Open tunnels.", "side");
+    this.openTunnels = gauge("hauberk_tunnels_open", "Tunnels that are open or asked for.", "side");
     this.#opened = counter(
       "hauberk_connections_opened_total",
       "Mutual TLS connections opened, by side and the serial of the own certificate that they were made with.",

@@ -87,12 +87,15 @@ test.each(matrix)("$name is sent again: $again", async ({ act, again, otherwise,
   }
 });
 
-test("an endpoint that has no place left for this caller's identity, and says so, is as good as before", async () => {
+test.each([
+  ["for this caller's identity", "LIMIT_PEER"],
+  ["for tunnels", "LIMIT_CONNECTIONS"],
+])("an endpoint that has no place left %s, and says so, is as good as before", async (_, code) => {
   const bench = await ready({ resilience: { retriesMax: 0 } }, [endpoint("a")]);
   for (let i = 0; i < 10; i++) {
     const exchange = bench.ask();
-    arrived(bench)[i]?.respond(503, ["x-hauberk-code", "LIMIT_PEER"]);
-    expect(codeOf(exchange)).toBe("LIMIT_PEER");
+    arrived(bench)[i]?.respond(503, ["x-hauberk-code", code]);
+    expect(codeOf(exchange)).toBe(code);
   }
   const exchange = bench.ask();
   arrived(bench).at(-1)?.respond(200);

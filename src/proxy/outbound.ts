@@ -119,12 +119,21 @@ class OutboundAttempt extends Attempt {
 }
 
 /** What a callee's sidecar says before its routee has seen anything of the request: it may be sent again, whatever its method. */
-const unprocessedCodes: ReadonlySet<string> = new Set<FailureCode>(["CONNECT_FAILED", "LIMIT_REQUESTS", "LIMIT_PEER"]);
+const unprocessedCodes: ReadonlySet<string> = new Set<FailureCode>([
+  "CONNECT_FAILED",
+  "LIMIT_REQUESTS",
+  "LIMIT_CONNECTIONS",
+  "LIMIT_PEER",
+]);
 /**
- * What it says of its caller and not of itself. Else a token could open everybody's breaker; and whoever takes most of an
- * endpoint's places, which makes the shares of all others small, would shut them out of it whole.
+ * What it says of its caller, or of tunnels alone. Else a token could open everybody's breaker; and whoever takes an endpoint's
+ * tunnels, or most of its places, which makes the shares of all others small, would shut them out of it whole.
  */
-const callersCodes: ReadonlySet<string> = new Set<FailureCode>(["JWT_KEYS_UNAVAILABLE", "LIMIT_PEER"]);
+const callersCodes: ReadonlySet<string> = new Set<FailureCode>([
+  "JWT_KEYS_UNAVAILABLE",
+  "LIMIT_CONNECTIONS",
+  "LIMIT_PEER",
+]);
 /** Sent again without counting as a retry: the stream was refused whole by a connection that was going away. */
 const resendsMax = 3;
 const noEndpoints: readonly Endpoint[] = [];
@@ -184,7 +193,7 @@ class OutboundCall extends Carry implements Call, Waiter, Wanted {
     const { head } = this.exchange;
     if (!showsSecret(head.fields, secret)) return this.refuse(secretWrong);
     if (context.openRequests.value > context.options.outboundRequestsMax) return this.refuse(tooMany);
-    if (this.tunnels && context.openTunnels.value >= context.options.tunnelsMax) return this.refuse(tooManyTunnels);
+    if (this.tunnels && context.openTunnels.value > context.options.tunnelsMax) return this.refuse(tooManyTunnels);
     if (this.tcp && connects !== true) return this.refuse(noTunnel);
     if (head.method === "TRACE") return this.refuse(noTrace);
     const foreign = guard?.(head);

@@ -23,11 +23,6 @@ export class PeerShare implements Level {
     this.#all.add(amount);
   }
 
-  /** Whether one more would be more than this identity's share of `max`. */
-  isTaken(max: number, ratio: number): boolean {
-    return isOverShare({ max, ratio, taken: this.#all.value, own: this.#own });
-  }
-
   /** Whether the one that was counted last is more than its share of `max`. */
   isExceeded(max: number, ratio: number): boolean {
     return isOverShare({ max, ratio, taken: this.#all.value - 1, own: this.#own - 1 });

@@ -212,7 +212,9 @@ export class Proxy {
       this.#health = new RouteeHealth({ clock, log, options: options.proxy, check });
     }
     this.healthy = this.#health?.healthy ?? new Published(true);
-    this.#follow(snapshot.read());
+    const { providers, services } = snapshot.read();
+    this.#verifier.use(providers);
+    this.#upstreams.follow(services);
   }
 
   /** The real port of the inbound listener; 0 without one. */
@@ -228,10 +230,10 @@ export class Proxy {
   async start(): Promise<void> {
     const { snapshot, identity, outbound, to, clock, metrics } = this.#context;
     this.#cancels.push(
-      snapshot.subscribe((next, before) => {
-        this.#follow(next);
-        this.#inbound.standing.follow(next, before);
-      }),
+      // Each by itself: what one throws keeps no other from following.
+      snapshot.subscribe(({ providers }) => this.#verifier.use(providers)),
+      snapshot.subscribe(({ services }) => this.#upstreams.follow(services)),
+      snapshot.subscribe((next, before) => this.#inbound.standing.follow(next, before)),
       () => this.#inbound.standing.end(),
       identity.subscribe((next, before) => this.#renewed(next, before)),
       repeat(clock, tickMs, () => this.#upstreams.tick(clock.monotonicMs())),
@@ -444,8 +446,11 @@ export class Proxy {
       identity.subscribe((next) => {
         if (next === undefined) return;
         const before = shown.read();
-        shown.publish(next);
-        if (next.bundleSequence !== before.bundleSequence) this.#tls?.rejudge(options.proxy.drainMs);
+        try {
+          shown.publish(next);
+        } finally {
+          if (next.bundleSequence !== before.bundleSequence) this.#tls?.rejudge(options.proxy.drainMs);
+        }
       }),
     );
     const terms = {
@@ -524,11 +529,6 @@ export class Proxy {
   }
 
   // What changes.
-
-  #follow(snapshot: Snapshot): void {
-    this.#verifier.use(snapshot.providers);
-    this.#upstreams.follow(snapshot.services);
-  }
 
   #renewed(next: TlsIdentity | undefined, before: TlsIdentity | undefined): void {
     if (next === undefined) return;

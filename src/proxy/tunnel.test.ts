@@ -212,6 +212,19 @@ describe("a tunnel", () => {
     expect(codeOf(second.answer?.fields)).toBe("LIMIT_CONNECTIONS");
     expect(bench.ask({}).answer).toBeUndefined();
   });
+
+  test("that are asked for at once are no more than tunnelsMax, and leave their places when they end", async () => {
+    const bench = outboundBench({ options: { tunnelsMax: 2 } });
+    bench.publish(ordersFor(twoEndpoints));
+    const asked = Array.from({ length: 10 }, () => bench.ask({ upgrade: "websocket", body: true }));
+    await bench.settle();
+    for (const { connection } of bench.opened) for (const one of connection.requests) one.respond(101, [], false);
+    const statuses = asked.map(({ answer }) => answer?.status);
+    expect(statuses).toEqual([101, 101, ...Array.from({ length: 8 }, () => 503)]);
+    expect(bench.context.openTunnels.value).toBe(2);
+    for (const one of asked.slice(0, 2)) one.leave();
+    expect(bench.context.openTunnels.value).toBe(0);
+  });
 });
 
 describe("an answer that opens what was not asked for", () => {

@@ -1,5 +1,6 @@
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { expect, test } from "vitest";
+import { heldNow } from "../../test/support/memory.ts";
 import { HeldBytes } from "./held-bytes.ts";
 
 const steps = fc.array(
@@ -53,6 +54,7 @@ test("small chunks are joined: single bytes are a few chunks, and take about twi
 test("a chunk keeps its bytes while others are joined behind it", () => {
   const held = new HeldBytes();
   held.add(Buffer.from("a"));
+  expect(held.first?.toString()).toBe("a");
   held.add(Buffer.from("b"));
   held.drop();
   const second = held.first as Buffer;
@@ -73,4 +75,18 @@ test("a large chunk is kept as it is, and a lent one by the copy that was asked 
   expect([...held]).toEqual([large, large]);
   expect([...held][0]).toBe(large);
   expect([...held][1]).toBe(copies[0]);
+});
+
+test("one small chunk keeps no more than itself, whatever was made between", () => {
+  const held: HeldBytes[] = [];
+  const before = heldNow();
+  for (let i = 0; i < 1_000; i++) {
+    const one = new HeldBytes();
+    one.add(Buffer.from("x"), true);
+    expect(one.first?.toString()).toBe("x");
+    held.push(one);
+    for (let bytes = 0; bytes < 65_536; bytes += 4_000) Buffer.allocUnsafe(4_000);
+  }
+  expect(heldNow() - before).toBeLessThan(4 * 2 ** 20);
+  expect(held.length).toBe(1_000);
 });

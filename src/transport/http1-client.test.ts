@@ -202,6 +202,21 @@ test("an answer before the request has ended is heard, and the connection is giv
   expect(socket.destroyed).toBe(true);
 });
 
+test("a connection whose last request was not taken whole is not used again", async () => {
+  const { port } = await upstream((socket) => {
+    socket.pause();
+    socket.write("HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n");
+  });
+  const { client, socket } = await connected(port);
+  const body = Buffer.alloc(64 * 1_048_576);
+  const heard = new Heard();
+  const exchange = client.request({ ...post, bodyLength: body.length }, false, heard);
+  exchange?.write(body);
+  exchange?.end();
+  await heard.over;
+  expect([heard.answer?.status, client.open, socket.destroyed]).toEqual([413, false, true]);
+});
+
 test("what was not written is unprocessed, what was is lost", async () => {
   const { port } = await upstream((socket) => socket.destroy());
   const first = await connected(port);

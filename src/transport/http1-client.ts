@@ -11,6 +11,7 @@ import type { Fields, RequestHead, ResponseHead } from "../http/message.ts";
 import type { ClientConnection, ClientExchange, Loss, ResponseEvents } from "./exchange.ts";
 import { HeldBytes } from "./held-bytes.ts";
 import { tellLent, type LentReads } from "./lent-reads.ts";
+import { limitLinger } from "./linger.ts";
 import { Http1Tunnel } from "./http1-tunnel.ts";
 import { Http1Writer } from "./http1-writer.ts";
 import type { http1Options } from "./options.ts";
@@ -291,10 +292,8 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
     this.#open = false;
     this.#lingering = true;
     this.#because = "the tunnel ended";
-    // The last bytes may take their time, but not for ever.
     const { clock, options } = this.#context;
-    const cancel = clock.after(options.writeStallMs, () => this.#socket.destroy());
-    this.#socket.once("close", cancel);
+    limitLinger(this.#socket, { clock, stallMs: options.writeStallMs, reset: () => resetSocket(this.#socket) });
     this.#socket.destroySoon();
   }
 
@@ -320,7 +319,11 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
     exchange.detach();
     this.#unconsumed = 0;
     // Bytes behind an answer, or an answer before the end of its request, leave the connection in no known state.
-    const reusable = this.#reader.persistent && exchange.requestEnded && this.#parser.remaining === 0;
+    const reusable =
+      this.#reader.persistent &&
+      exchange.requestEnded &&
+      this.#parser.remaining === 0 &&
+      this.#socket.writableLength === 0;
     if (!reusable) this.#open = false;
     if (this.open) this.#context.onIdle?.();
   }

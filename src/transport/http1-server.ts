@@ -137,7 +137,8 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
     this.#closing = true;
     const tunnel = this.#tunnel;
     this.#lose({ kind: "lost", because });
-    if (tunnel === undefined) this.#socket.destroy();
+    // What is unsent is lost: a clean end would say that this was all.
+    if (tunnel === undefined && this.#socket.writableLength === 0) this.#socket.destroy();
     else this.#reset();
   }
 

@@ -441,6 +441,29 @@ test("a client of a tunnel that reads nothing is waited for longer than one of a
   expect(heard[0]?.loss).toBeUndefined();
 });
 
+test("last bytes of a tunnel that its client never reads end with a reset, and not as if they were all", async () => {
+  const { port, clock, exchanges, heard, sockets } = await serve(connected);
+  const raw = Raw.to(port).send(connectText);
+  await raw.until("\r\n\r\n");
+  raw.socket.pause();
+  raw.socket.end();
+  await until(() => heard[0]?.ended === true);
+  exchanges[0]?.write(Buffer.alloc(64 * 1_048_576));
+  exchanges[0]?.end();
+  await stalled(clock, () => sockets[0]?.destroyed === true);
+  raw.socket.resume();
+  await until(() => raw.closed);
+  expect(raw.ended).toBe(false);
+});
+
+/** Until it is over: some bytes go as far as the kernels' buffers first. */
+async function stalled(clock: ManualClock, over: () => boolean): Promise<void> {
+  while (!over()) {
+    clock.advance(options.writeStallMs);
+    for (let i = 0; i < 20; i++) await turn();
+  }
+}
+
 test("draining lets a tunnel run until its time is over", async () => {
   const { port, clock, exchanges, heard, connections } = await serve(accept);
   const raw = Raw.to(port).send(upgradeText());
@@ -659,6 +682,21 @@ test("each direction of the routee's side ends by itself, and the last bytes arr
   expect(peer.text.endsWith("y".repeat(1_000_000))).toBe(true);
   await until(() => closed.length === 1);
   expect([closed, heard.loss, client.exchanges]).toEqual([["the tunnel ended"], undefined, 0]);
+});
+
+test("last bytes that the routee never reads end with a reset, and not as if they were all", async () => {
+  const { clock, heard, exchange, peer, sent, closed } = await asked();
+  peer.send(switching(sent));
+  await until(() => heard.answer !== undefined);
+  peer.socket.pause();
+  exchange.write(Buffer.alloc(64 * 1_048_576));
+  exchange.end();
+  peer.socket.end();
+  await until(() => heard.ended);
+  await stalled(clock, () => closed.length > 0);
+  peer.socket.resume();
+  await until(() => peer.closed);
+  expect([peer.ended, heard.loss]).toEqual([false, undefined]);
 });
 
 test("our side may end first, and the routee is heard to its end", async () => {

@@ -4,7 +4,7 @@ import { MALFORMED } from "../http/http2/field-mark.ts";
 import * as frames from "../http/http2/frames.ts";
 import { BadHead, readResponse, readTrailers } from "../http/http2/head-reader.ts";
 import * as settings from "../http/http2/settings.ts";
-import { asksForTunnel, type RequestHead } from "../http/message.ts";
+import { asksForTunnel, type Fields, type RequestHead } from "../http/message.ts";
 import type { ClientConnection, ClientExchange, Loss, ResponseEvents } from "./exchange.ts";
 import { ENDED, RESET_BY_US } from "./http2-closed-streams.ts";
 import { Http2Connection } from "./http2-connection.ts";
@@ -14,6 +14,8 @@ import { Http2Stream } from "./http2-stream.ts";
 /** More interim answers than this to one request are no progress any more. */
 const INFORMS_MAX = 32;
 const PSEUDO_BYTES = 128;
+/** How long the rest of a request may wait to be taken behind its whole answer, as at the other end (http2-server.ts). */
+const REST_MS = 1_000;
 
 /**
  * Opens HTTP/2 on a connected socket. Resolves after the server's SETTINGS: only then has it accepted our certificate
@@ -218,6 +220,20 @@ class Http2Client extends Http2Connection implements ClientConnection {
     stream.remoteEnded = true;
     stream.listener.head(head, true);
     if (stream.localEnded && !stream.closed) this.close(stream, ENDED);
+    else this.#endLater(stream);
+  }
+
+  override remoteEnd(stream: Http2Stream, trailers: Fields | undefined): void {
+    super.remoteEnd(stream, trailers);
+    this.#endLater(stream);
+  }
+
+  /** The answer is whole, and the server takes nothing of what is left of the request: whoever asked is gone, and would never end it. */
+  #endLater(stream: Http2Stream): void {
+    if (stream.closed || stream.tunnel) return;
+    this.context.clock.after(REST_MS, () => {
+      if (!this.over) this.guarded(() => this.reset(stream, frames.CANCEL));
+    });
   }
 
   #trailers(stream: Http2ClientStream, endStream: boolean): void {

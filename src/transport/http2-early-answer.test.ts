@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
-import { Heard, rawToServer } from "../../test/support/http2-pair.ts";
-import { rawFields, rawFrame } from "../../test/support/http2-raw.ts";
+import { ask, get, Heard, rawToClient, rawToServer } from "../../test/support/http2-pair.ts";
+import { rawFields, rawFrame, uint32 } from "../../test/support/http2-raw.ts";
 import * as frames from "../http/http2/frames.ts";
 import type { ServerExchange } from "./exchange.ts";
 
@@ -37,4 +37,39 @@ test("a client that ends its request within that second is told nothing", async 
   peer.send(rawFrame(frames.PING, 0, 0, "ffffffffffffffff"));
   await peer.until(() => peer.frames.filter(({ type }) => type === frames.PING).length === 2);
   expect([peer.frames.some(({ type }) => type === frames.RST_STREAM), server.exchanges]).toEqual([false, 0]);
+});
+
+test("a server that answers whole, and takes nothing of what is left of the request, is told after a second that nobody waits", async () => {
+  const { peer, client, clock } = await rawToClient();
+  const { exchange, heard } = ask(client, get("/", [], "POST"), false);
+  exchange.write(Buffer.alloc(2 * frames.WINDOW_DEFAULT));
+  exchange.end();
+  peer.send(rawFrame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 1, rawFields([":status", "413"])));
+  await heard.over();
+  clock.advance(999);
+  expect(client.exchanges).toBe(1);
+  clock.advance(1);
+  expect(client.exchanges).toBe(0);
+  await peer.until(() => peer.frames.some(({ type }) => type === frames.RST_STREAM));
+  const reset = peer.frames.find(({ type }) => type === frames.RST_STREAM);
+  expect([reset?.streamId, reset?.payload.readUInt32BE(0)]).toEqual([1, frames.CANCEL]);
+});
+
+test("a server that takes the rest of a request within a second of its answer gets it whole", async () => {
+  const { peer, client, clock } = await rawToClient();
+  const { exchange, heard } = ask(client, get("/", [], "POST"), false);
+  exchange.write(Buffer.alloc(2 * frames.WINDOW_DEFAULT));
+  exchange.end();
+  peer.send(rawFrame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 1, rawFields([":status", "200"])));
+  await heard.over();
+  clock.advance(999);
+  const more = uint32(frames.WINDOW_DEFAULT);
+  peer.send(rawFrame(frames.WINDOW_UPDATE, 0, 0, more), rawFrame(frames.WINDOW_UPDATE, 0, 1, more));
+  await peer.until(() =>
+    peer.frames.some(({ type, flags }) => type === frames.DATA && (flags & frames.END_STREAM) > 0),
+  );
+  clock.advance(1);
+  const came = peer.frames.filter(({ type }) => type === frames.DATA);
+  expect(came.reduce((sum, { payload }) => sum + payload.length, 0)).toBe(2 * frames.WINDOW_DEFAULT);
+  expect([client.exchanges, peer.frames.some(({ type }) => type === frames.RST_STREAM)]).toEqual([0, false]);
 });

@@ -50,8 +50,6 @@ export class Http2Output {
   /** The highest stream whose HEADERS were appended, and the highest whose were given to the socket. */
   openedId = 0;
   flushedId = 0;
-  /** Nothing is accepted any more. */
-  ended = false;
   readonly #socket: Duplex;
   readonly #owner: OutputOwner;
   /** Whether a buffer is free again once it was written: a real socket has sent it then, another stream may pass it on. */

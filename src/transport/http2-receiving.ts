@@ -14,7 +14,7 @@ const LATE_MS = 1_000;
  *
  * The connection's window is the protocol's own 65,535 bytes in any case. As far as the process has room (body-room.ts), what
  * lies unconsumed does not count against it, so that bodies that nobody reads do not stop the others; and a peer that uses its
- * window up in a few milliseconds gets one of up to `connectionWindowBytes`, and keeps it. One that was never so fast is promised nothing more.
+ * window up in a few milliseconds gets one of up to `connectionWindowBytes`, until it needs seconds for it. One that was never so fast is promised nothing more.
  */
 export class Http2Receiving implements Roomer {
   readonly #h2: Http2Core;

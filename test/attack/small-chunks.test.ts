@@ -42,10 +42,7 @@ async function routee(serve: (socket: Socket) => void): Promise<number> {
 }
 
 const upload = [":method", "POST", ":scheme", "https", ":path", "/", ":authority", "orders"];
-const tunnel = [
-  ...[":method", "CONNECT", ":protocol", "websocket", ":scheme", "https"],
-  ...[":path", "/", ":authority", "orders"],
-];
+const tunnel = [":method", "CONNECT", ":protocol", "websocket", ...upload.slice(2)];
 const reads = (socket: Socket): unknown => socket.resume();
 const readsNothing = (socket: Socket): unknown => socket.pause();
 /** HTTP/2 whose windows never open again. */
