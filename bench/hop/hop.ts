@@ -137,20 +137,25 @@ async function rounds(plan: FlowPlan, sides: readonly Side[], connections: numbe
     };
     medians[name] = row;
     console.log(
-      `${name.padEnd(14)} ${row.cpuUs.toFixed(1).padStart(14)} ${row.perSecond.toFixed(0).padStart(9)} ${row.p50Us.toFixed(0).padStart(9)} ${row.p99Us.toFixed(0).padStart(9)}`,
+      `${name.padEnd(14)} ${row.cpuUs.toFixed(1).padStart(14)} ${row.perSecond.toFixed(0).padStart(9)} ${shown(row.p50Us).padStart(9)} ${shown(row.p99Us).padStart(9)}`,
     );
   }
   for (const ours of plan.ours) {
     const mine = medians[ours];
     for (const [name, row] of Object.entries(medians)) {
       if (mine === undefined || plan.ours.includes(name)) continue;
-      const ratio = (of: keyof Row): string => (mine[of] / row[of]).toFixed(2);
+      const ratio = (of: keyof Row): string => shown(mine[of] / row[of], 2);
       console.log(
         `${ours}, of ${name}: CPU ${ratio("cpuUs")}, throughput ${ratio("perSecond")}, p50 ${ratio("p50Us")}, p99 ${ratio("p99Us")}`,
       );
     }
   }
   return medians;
+}
+
+/** Bulk has no latency. */
+function shown(value: number, digits = 0): string {
+  return Number.isNaN(value) ? "-" : value.toFixed(digits);
 }
 
 async function once(plan: FlowPlan, side: Side, connections: number): Promise<Row> {
