@@ -1,5 +1,5 @@
 import type { Clock } from "../base/clock.ts";
-import { isRefusal, messageOf, refuse, type Refusal } from "../base/errors.ts";
+import { failures, isRefusal, messageOf, refuse, type Refusal } from "../base/errors.ts";
 import type { OptionValues } from "../base/options.ts";
 import type { Published } from "../base/published.ts";
 import { drainAtMs } from "../resilience/renewal.ts";
@@ -240,7 +240,7 @@ export class Hop {
       this.#brokeAtMs = -Infinity;
       if (this.#waiting.length > 0) return this.#dial();
     }
-    this.#fail(refusal);
+    this.#fail(asAnswer(refusal));
   }
 
   #opened(dialled: Dialled, identity: TlsIdentity): Held | undefined {
@@ -358,6 +358,15 @@ export class Hop {
   #gone(): Refusal {
     return connectFailed("the endpoint has left");
   }
+}
+
+/**
+ * What whoever asked is told. That the endpoint's certificate is wrong is the endpoint's failure: by its own status it would
+ * read as if the caller were denied.
+ */
+function asAnswer(refusal: Refusal): Refusal {
+  if (failures[refusal.code].status === failures.CONNECT_FAILED.status) return refusal;
+  return refuse("CONNECT_FAILED", `Cannot connect to the endpoint, ${refusal.code}: ${refusal.message}`, refusal.hint);
 }
 
 export function connectFailed(because: string): Refusal {

@@ -417,6 +417,21 @@ test("the server's identity is named exactly for every dial, and a wrong peer ge
   expect(bench.opened).toHaveLength(0);
 });
 
+test("an endpoint whose certificate has ended is one that cannot be connected to: nobody is told that they were denied", async () => {
+  const bench = outboundBench();
+  const message = "Cannot accept the peer: its certificate has ended";
+  bench.dialling = () => ({ refused: true, code: "PEER_EXPIRED", message, hint: "Compare the clocks" });
+  bench.publish(ordersFor([endpoint("a")]));
+  const exchange = bench.ask();
+  for (let i = 0; i < 3; i++) {
+    await bench.settle();
+    bench.clock.advance(100);
+  }
+  expect([exchange.answer?.status, codeOf(exchange)]).toEqual([503, "CONNECT_FAILED"]);
+  const { message: said, hint } = JSON.parse(exchange.text()) as { message: string; hint: string };
+  expect([said, hint]).toEqual([`Cannot connect to the endpoint, PEER_EXPIRED: ${message}`, "Compare the clocks"]);
+});
+
 test("an endpoint that leaves is drained, and everything that was kept of it goes", async () => {
   const bench = outboundBench();
   bench.publish(ordersFor(twoEndpoints));
