@@ -1,6 +1,7 @@
 import { createPrivateKey } from "node:crypto";
 import { failures, HauberkError, isRefusal, type FailureCode, type Refusal } from "../base/errors.ts";
 import { parseSpiffeId } from "../base/spiffe-id.ts";
+import { limits } from "../contract/limits.ts";
 import { serviceKeyText } from "../contract/read-watch.ts";
 import {
   flag,
@@ -108,7 +109,6 @@ export const fromWorkerBytesMax = 8 * 1024 * 1024;
 
 const familiesMax = 256;
 const servicesMax = 4_096;
-const endpointsMax = 10_000;
 
 const finite: Reader<number> = (value, at) => {
   if (typeof value !== "number" || !Number.isFinite(value)) wrong(at, "a number");
@@ -144,7 +144,7 @@ const description: Reader<ProxyDescription> = object({
           open: count,
           connections: count,
         }),
-        endpointsMax,
+        limits.endpointsMax,
       ),
     }),
     servicesMax,

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { ask, eventually, Mesh, metricsOf, sumOf, type Started } from "../support/mesh.ts";
+import { ask, eventually, Mesh, metricsOf, sumOf, serialOf, type Started } from "../support/mesh.ts";
 import { beginLoad } from "./load.ts";
 import { allow, applyText, openRoutee, type Routee } from "./routees.ts";
 
@@ -50,12 +50,4 @@ test("rotating a leaf loses no request: every leaf twice, at 200 requests a seco
 
 function web(): Started {
   return sidecars[0] as Started;
-}
-
-/** The serial of the certificate that is in use now. */
-async function serialOf(sidecar: Started): Promise<string> {
-  const keys = [...(await metricsOf(sidecar)).keys()];
-  const serial = keys.map((key) => /^hauberk_certificate_info\{serial="([^"]+)"/.exec(key)?.[1]).find(Boolean);
-  if (serial === undefined) throw new Error(`no certificate is in use: ${keys.join("\n")}`);
-  return serial;
 }

@@ -5,7 +5,7 @@ import { connect, createServer as createTcpServer, type AddressInfo, type Server
 import type { TLSSocket } from "node:tls";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { WebSocket, WebSocketServer } from "ws";
-import { ask, eventually, Mesh, metricsOf, sumOf, type Started } from "../support/mesh.ts";
+import { ask, eventually, Mesh, metricsOf, sumOf, serialOf, type Started } from "../support/mesh.ts";
 import { allow, applyText, freePort, type ClientIdentity } from "./routees.ts";
 import { signIdentity } from "./stranger.ts";
 
@@ -225,14 +225,6 @@ async function foreignStream(
 
 function outbound(): number {
   return Number(web.ready["outbound"]);
-}
-
-/** The serial of the certificate that is in use now. */
-async function serialOf(sidecar: Started): Promise<string> {
-  const keys = [...(await metricsOf(sidecar)).keys()];
-  const serial = keys.map((key) => /^hauberk_certificate_info\{serial="([^"]+)"/.exec(key)?.[1]).find(Boolean);
-  if (serial === undefined) throw new Error(`no certificate is in use: ${keys.join("\n")}`);
-  return serial;
 }
 
 async function portOf(server: TcpServer): Promise<number> {

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { eventually, Mesh, metricsOf, type Started } from "../support/mesh.ts";
+import { eventually, Mesh, metricsOf, serialOf, type Started } from "../support/mesh.ts";
 import { mqtt, nats, postgres, redis, type RunningBroker, type Stream } from "./brokers.ts";
 import { allow, applyText, freePort } from "./routees.ts";
 
@@ -117,12 +117,4 @@ function streamOf(name: string): Stream {
   const stream = streams.get(name);
   if (stream === undefined) throw new Error(`${name} was not started`);
   return stream;
-}
-
-/** The serial of the certificate that is in use now. */
-async function serialOf(sidecar: Started): Promise<string> {
-  const keys = [...(await metricsOf(sidecar)).keys()];
-  const serial = keys.map((key) => /^hauberk_certificate_info\{serial="([^"]+)"/.exec(key)?.[1]).find(Boolean);
-  if (serial === undefined) throw new Error("no certificate is in use");
-  return serial;
 }

@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { connect } from "node:tls";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { ask, eventually, Mesh, metricsOf, says, sumOf, type Started } from "../support/mesh.ts";
+import { ask, eventually, Mesh, metricsOf, says, sumOf, serialOf, type Started } from "../support/mesh.ts";
 import { beginLoad } from "./load.ts";
 import { allow, applyText, exportIdentity, freePort, openRoutee, speakTls, type Routee } from "./routees.ts";
 
@@ -260,12 +260,6 @@ function isAlive(pid: number): boolean {
   } catch {
     return false;
   }
-}
-
-/** The serial of the certificate that is in use now. */
-async function serialOf(sidecar: Started): Promise<string> {
-  const keys = [...(await metricsOf(sidecar)).keys()];
-  return keys.map((key) => /^hauberk_certificate_info\{serial="([^"]+)"/.exec(key)?.[1]).find(Boolean) ?? "";
 }
 
 /** The serial that a new connection is shown. */

@@ -353,6 +353,14 @@ export async function metricsOf(sidecar: Started): Promise<Map<string, number>> 
   return values;
 }
 
+/** The serial of the certificate that a sidecar uses. */
+export async function serialOf(sidecar: Started): Promise<string> {
+  const keys = [...(await metricsOf(sidecar)).keys()];
+  const serial = keys.map((key) => /^hauberk_certificate_info\{serial="([^"]+)"/.exec(key)?.[1]).find(Boolean);
+  if (serial === undefined) throw new Error(`no certificate is in use: ${keys.join("\n")}`);
+  return serial;
+}
+
 /** The sum over every label set of a metric whose labels contain each of `labels`. */
 export function sumOf(metrics: ReadonlyMap<string, number>, name: string, labels: readonly string[] = []): number {
   let sum = 0;
