@@ -1,4 +1,4 @@
-import { mkdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { networkInterfaces } from "node:os";
@@ -73,8 +73,39 @@ test("a time to live that is too long, and a file that is there already, are tol
   writeFileSync(join(mesh.home, "taken.token"), "");
   const taken = await mesh.run([...create, "--out", "taken.token"]);
   expect([taken.code, taken.err]).toEqual([2, expect.stringContaining("taken.token exists")]);
+  for (const [flag, value] of [
+    ["--ttl", "soon"],
+    ["--uses", "0"],
+  ] as const) {
+    const wrong = await mesh.run([...create, flag, value]);
+    expect([wrong.code, wrong.err]).toEqual([2, expect.stringContaining(`${flag} ${value} is no `)]);
+  }
+  const nowhere = await mesh.run([...create, "--out", "nowhere/x.token"]);
+  expect([nowhere.code, nowhere.err]).toEqual([2, expect.stringContaining("its folder does not exist")]);
   const after = await mesh.json<{ tokens: object[] }>(["token", "list", ...mesh.controlFlag]);
   expect(after.tokens).toHaveLength(before.tokens.length);
+});
+
+test("a token that cannot be written where it was to lie is revoked, and no half of it lies there", async () => {
+  const full = `import fs from "node:fs"; import { syncBuiltinESMExports } from "node:module";
+    const write = fs.writeFileSync;
+    fs.writeFileSync = (file, text, how) => {
+      if (typeof file !== "number" || text === "") return write(file, text, how);
+      write(file, text.slice(0, 9));
+      throw Object.assign(new Error("ENOSPC: no space left"), { code: "ENOSPC" });
+    };
+    syncBuiltinESMExports();`;
+  const create = ["token", "create", "--service", "full", "--out", "full.token", ...mesh.controlFlag];
+  const made = await mesh.run(create, {
+    environment: { NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(full)}` },
+  });
+  expect([made.code, made.err]).toEqual([2, expect.stringContaining("full.token cannot be written")]);
+  expect(existsSync(join(mesh.home, "full.token"))).toBe(false);
+  type Row = { grant: string; revokedAtMs: number | null };
+  const { tokens } = await mesh.json<{ tokens: Row[] }>(["token", "list", ...mesh.controlFlag]);
+  expect(tokens.filter(({ grant }) => grant.endsWith("/full"))).toEqual([
+    expect.objectContaining({ revokedAtMs: expect.any(Number) as number }),
+  ]);
 });
 
 test("hauberk check names a port that was allowed to answer on the network, and does not warn of it", async () => {
