@@ -64,6 +64,29 @@ test("a backup that is put back: traffic goes on, every sidecar follows, and no 
   }
 });
 
+test("who enrolled after the backup is called no more, until it is started with a token and an --instance of its own", async () => {
+  await applyText(mesh, allow("web", "orders") + allow("web", "later") + allow("later", "orders"));
+  const file = join(mesh.folder, "before-later.backup");
+  expect((await mesh.run(["backup", file])).code).toBe(0);
+  const later = await mesh.sidecar("later", ["--app", `http:${routee.port}`]);
+  await eventually("it is called", 15_000, async () => (await call("later")) === 200 || undefined);
+  const laterCalls = async (): Promise<number> =>
+    (await ask({ port: Number(later.ready["outbound"]), host: "orders", path: "/" })).status;
+  expect(await laterCalls()).toBe(200);
+  await control.kill("SIGTERM");
+  const said = await mesh.run(["restore", file]);
+  expect(said.out).toContain("Whoever enrolled since the backup is sent no calls (NO_ENDPOINT)");
+  expect(said.out).toContain("its own calls, to services that it called before, go on until its certificate ends");
+  expect(said.out).toContain("--instance");
+
+  control = await mesh.control();
+  await eventually("it is called no more", 15_000, async () => (await call("later")) === 503 || undefined);
+  expect(await laterCalls()).toBe(200);
+  await later.kill("SIGTERM");
+  await mesh.sidecar("later", ["--app", `http:${routee.port}`, "--instance", "2"]);
+  await eventually("it is called again", 15_000, async () => (await call("later")) === 200 || undefined);
+});
+
 test("without a mesh home, a file name, or a store, both say what is missing", async () => {
   for (const command of ["backup", "restore"]) {
     expect(await mesh.run([command])).toMatchObject({
@@ -75,8 +98,8 @@ test("without a mesh home, a file name, or a store, both say what is missing", a
   }
 });
 
-async function call(): Promise<number> {
-  return (await ask({ port: Number(web.ready["outbound"]), host: "orders", path: "/" })).status;
+async function call(host = "orders"): Promise<number> {
+  return (await ask({ port: Number(web.ready["outbound"]), host, path: "/" })).status;
 }
 
 function services(): Promise<ServicesAnswer> {
