@@ -29,7 +29,7 @@ import type { Meters, RequestMeter, Side, TunnelMeter } from "./meters.ts";
 import type { proxyOptions } from "./options.ts";
 import { respell, spellingField } from "./spelling.ts";
 import type { Level } from "./peer-share.ts";
-import { tunnelIdle, tunnelTooOld, unforeseen, upstreamInvalid, upstreamLost } from "./refusals.ts";
+import { lostBefore, tunnelIdle, tunnelTooOld, unforeseen, upstreamInvalid, upstreamLost } from "./refusals.ts";
 
 /** What every request of one side shares. */
 export interface CarryContext {
@@ -164,6 +164,8 @@ export abstract class Carry extends Alarm implements BodyEvents {
   protected attempt: Attempt | undefined = undefined;
   /** Sendings so far. */
   protected attempts = 0;
+  /** An attempt that is over may have been processed: no refusal may say that nothing was. */
+  protected maybeProcessed = false;
   /** For the access log: whose policy decided, who was called, who answered. */
   protected decidedBy = "";
   protected service = "";
@@ -413,6 +415,7 @@ export abstract class Carry extends Alarm implements BodyEvents {
     this.#phase = waiting;
     const refusal = this.lost(attempt, loss);
     if (refusal !== undefined) this.refuse(refusal);
+    else if (loss.kind !== "unprocessed") this.maybeProcessed = true;
   }
 
   onUpstreamDrained(): void {
@@ -463,8 +466,14 @@ export abstract class Carry extends Alarm implements BodyEvents {
   }
 
   /** Answers with a refusal, or cuts the answer that has begun. */
-  refuse(refusal: Refusal): void {
+  refuse(because: Refusal): void {
     if (this.#phase === finished) return;
+    // All that is answered with 503 says that nobody took the request.
+    const claimsNothing = failures[because.code].status === 503;
+    const refusal =
+      this.maybeProcessed && claimsNothing
+        ? lostBefore(this.exchange.head.method, this.service, because.code)
+        : because;
     this.#giveUp(refusal.code);
     if (this.#phase === answered) this.#cut(refusal);
     else {
@@ -608,8 +617,9 @@ export abstract class Carry extends Alarm implements BodyEvents {
   #complete(attempt: Attempt): void {
     attempt.over = true;
     this.released(attempt, "answered");
-    // The answer is whole although the request is not: its rest interests nobody.
-    if (!this.#requestEnded) attempt.exchange?.abort({ kind: "cancelled", because: "the answer is complete" });
+    // The answer is whole although the request is not: its rest interests nobody. Of a tunnel that was refused nothing was sent, not even its end.
+    if (!this.#requestEnded || (this.tunnels && this.#tunnel === undefined))
+      attempt.exchange?.abort({ kind: "cancelled", because: "the answer is complete" });
     this.meter.answered(this.#status);
     this.#finish(undefined);
   }

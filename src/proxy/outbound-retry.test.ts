@@ -102,6 +102,76 @@ test.each([
   expect(exchange.answer?.status).toBe(200);
 });
 
+test.each<[string, (bench: OutboundBench) => void]>([
+  [
+    "nobody listens any more",
+    (bench) => {
+      bench.dialling = () => connectFailed("ECONNREFUSED");
+      for (const { connection } of bench.opened) connection.close();
+    },
+  ],
+  ["its service has no endpoint any more", (bench) => bench.publish(ordersFor([]))],
+])("a request that may have been processed is lost where it cannot be sent again: %s", async (_, then) => {
+  const bench = await ready({}, [endpoint("a")]);
+  const exchange = bench.ask({ method: "DELETE" });
+  arrived(bench)[0]?.lose("lost");
+  then(bench);
+  await goOn(bench);
+  expect([exchange.answer?.status, codeOf(exchange)]).toEqual([502, "UPSTREAM_LOST"]);
+  expect(exchange.text()).toContain("Find out whether it took effect");
+});
+
+test.each([
+  ["lost", 502, "UPSTREAM_LOST"],
+  ["unprocessed", 503, "CONNECT_FAILED"],
+] as const)(
+  "after an attempt that was %s, a sidecar that took nothing says so of its own attempt alone",
+  async (kind, status, code) => {
+    const bench = await ready();
+    const exchange = bench.ask({ method: "DELETE" });
+    arrived(bench)[0]?.lose(kind);
+    for (let i = 0; i < 5 && exchange.answer === undefined; i++) {
+      await goOn(bench);
+      for (const { connection } of bench.opened) {
+        for (const one of connection.under) one.respond(503, ["x-hauberk-code", "CONNECT_FAILED"]);
+      }
+    }
+    expect([exchange.answer?.status, codeOf(exchange)]).toEqual([status, code]);
+  },
+);
+
+test.each(["LIMIT_PEER", "LIMIT_CONNECTIONS"])(
+  "an endpoint that answers %s to all is left for one that takes them, also where it is being probed",
+  async (code) => {
+    for (const brokeBefore of [false, true]) {
+      const bench = await ready();
+      let broken = brokeBefore;
+      const [full] = bench.opened.map(({ target }) => target.address);
+      const ask = async (): Promise<number | undefined> => {
+        const exchange = bench.ask();
+        for (let i = 0; i < 20 && exchange.answer === undefined; i++) {
+          for (const { connection, target } of bench.opened) {
+            for (const one of connection.under) {
+              if (target.address !== full) one.respond(200);
+              else one.respond(503, broken ? [] : ["x-hauberk-code", code]);
+            }
+          }
+          await bench.settle();
+          // Time that only waits use up: a budget for retries fills with it.
+          if (exchange.answer === undefined) bench.clock.advance(50);
+        }
+        return exchange.answer?.status;
+      };
+      for (let i = 0; i < 60; i++) await ask();
+      broken = false;
+      bench.clock.advance(60_000);
+      const statuses: (number | undefined)[] = [];
+      for (let i = 0; i < 300; i++) statuses.push(await ask());
+      expect(statuses.filter((status) => status !== 200).length).toBeLessThan(15);
+    }
+  },
+);
+
 test("the next try goes to another endpoint", async () => {
   const bench = await ready();
   for (let i = 0; i < 5; i++) {
@@ -335,14 +405,14 @@ test("a dial that meets a process as it ends is made again at once, and costs no
   expect(exchange.answer?.status).toBe(200);
 });
 
-test("once for each connection that broke: where nobody listens any more, that is said", async () => {
+test("once for each connection that broke, where nobody listens any more", async () => {
   const bench = await ready({}, [endpoint("a")]);
   const exchange = bench.ask();
   bench.dialling = () => connectFailed("ECONNREFUSED");
   bench.touched.length = 0;
   bench.connectionTo("a").close();
   await goOn(bench);
-  expect([codeOf(exchange), bench.touched.length]).toEqual(["CONNECT_FAILED", 2]);
+  expect([codeOf(exchange), bench.touched.length]).toEqual(["UPSTREAM_LOST", 2]);
 });
 
 test("long after a connection broke, or after one that ended in order, a dial that fails is made no second time", async () => {

@@ -29,6 +29,7 @@ import {
   noTrace,
   noTunnel,
   notAllowed,
+  lostBefore,
   notTaken,
   secretWrong,
   tooMany,
@@ -126,14 +127,10 @@ const unprocessedCodes: ReadonlySet<string> = new Set<FailureCode>([
   "LIMIT_PEER",
 ]);
 /**
- * What it says of its caller, or of tunnels alone. Else a token could open everybody's breaker; and whoever takes an endpoint's
- * tunnels, or most of its places, which makes the shares of all others small, would shut them out of it whole.
+ * What it says of its caller, or of tunnels alone, and opens no breaker: else whoever takes an endpoint's tunnels, or most of its
+ * places, which makes the shares of all others small, would shut them out of it whole.
  */
-const callersCodes: ReadonlySet<string> = new Set<FailureCode>([
-  "JWT_KEYS_UNAVAILABLE",
-  "LIMIT_CONNECTIONS",
-  "LIMIT_PEER",
-]);
+const callersCodes: ReadonlySet<string> = new Set<FailureCode>(["LIMIT_CONNECTIONS", "LIMIT_PEER"]);
 /** Sent again without counting as a retry: the stream was refused whole by a connection that was going away. */
 const resendsMax = 3;
 const noEndpoints: readonly Endpoint[] = [];
@@ -438,9 +435,13 @@ class OutboundCall extends Carry implements Call, Waiter, Wanted {
       return false;
     }
     const code = fieldOf(head.fields, "x-hauberk-code");
-    if (code !== undefined && callersCodes.has(code)) breaker.release(outbound.ticket, nowMs);
+    if (code === "JWT_KEYS_UNAVAILABLE") {
+      // Of the caller's token, not of the endpoint: else a token could open everybody's breaker.
+      breaker.release(outbound.ticket, nowMs);
+      return false;
+    }
+    if (code !== undefined && callersCodes.has(code)) breaker.declined(outbound.ticket, nowMs);
     else breaker.learn(outbound.ticket, false, nowMs);
-    if (code === "JWT_KEYS_UNAVAILABLE") return false;
     const unprocessed = code !== undefined && unprocessedCodes.has(code);
     this.#avoid(outbound.endpoint);
     const again = this.#again({
@@ -448,9 +449,14 @@ class OutboundCall extends Carry implements Call, Waiter, Wanted {
       status: head.status,
       because: grpcStatus === undefined ? String(head.status) : `grpc ${grpcStatus}`,
     });
-    if (!again) return false;
-    this.abandon(attempt, "the request is sent again");
-    return true;
+    if (again) {
+      this.maybeProcessed ||= !unprocessed;
+      this.abandon(attempt, "the request is sent again");
+    } else if (unprocessed && this.maybeProcessed) {
+      // What this attempt says is true of it alone.
+      this.refuse(lostBefore(this.method, this.service, code));
+    }
+    return again || (unprocessed && this.maybeProcessed);
   }
 
   protected override concluded(attempt: Attempt, grpcStatus: string | undefined): void {

@@ -74,6 +74,15 @@ export function upstreamLost(method: string, service: string): Refusal {
   );
 }
 
+/** It was sent again after an attempt that may have been processed, and nobody took it: `code` says why. */
+export function lostBefore(method: string, service: string, code: string): Refusal {
+  return refuse(
+    "UPSTREAM_LOST",
+    `Cannot finish ${method} on "${service}": it was sent and not answered, and sending it again failed (${code})`,
+    "Find out whether it took effect before you repeat it",
+  );
+}
+
 export function upstreamInvalid(service: string): Refusal {
   return refuse(
     "UPSTREAM_INVALID",

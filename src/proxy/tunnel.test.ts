@@ -61,6 +61,14 @@ describe("a tunnel", () => {
     }
   });
 
+  test("that its client has ended, and its routee refuses, leaves nothing open with the routee", async () => {
+    const { exchange, routee, bench } = await asked();
+    exchange.finish();
+    routee.respond(403, [], true);
+    expect([exchange.answer?.status, routee.aborted?.kind]).toEqual([403, "cancelled"]);
+    expect([bench.context.openTunnels.value, bench.context.openRequests.value]).toEqual([0, 0]);
+  });
+
   test("that is refused by the routee passes its answer on, and nobody gets what the client sent", async () => {
     const { exchange, routee, bench } = await asked();
     exchange.send("early");

@@ -109,6 +109,19 @@ test("a probe that is given back frees its place at once, and one that is lost f
   expect(breaker.state).toBe("probing");
 });
 
+test("no place for this caller opens nothing, is counted as bad, and ends a probe", () => {
+  const breaker = new Breaker(limits);
+  for (let i = 0; i < 100; i++) breaker.declined(breaker.enter(0), 0);
+  expect([breaker.state, breaker.bad(0)]).toEqual(["closed", 100]);
+  expect(breaker.bad(limits.breakerWindowMs)).toBe(0);
+  fail(breaker, 5, 0);
+  const probe = breaker.enter(5_000);
+  breaker.declined(probe, 5_000);
+  expect([breaker.state, breaker.admits(5_000), breaker.admits(15_000)]).toEqual(["open", false, true]);
+  breaker.declined(probe, 5_000);
+  expect(breaker.admits(15_000)).toBe(true);
+});
+
 test("a request given back while closed changes nothing", () => {
   const breaker = new Breaker(limits);
   breaker.release(breaker.enter(0), 0);

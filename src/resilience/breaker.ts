@@ -37,6 +37,8 @@ export class Breaker {
   #state: BreakerState = "closed";
   /** Grows with each change of state: an answer to a request of an earlier one is a straggler. */
   #era = 0;
+  /** Answers that the endpoint has no place for this caller; with the first of them. */
+  #declined: SlidingCounts | undefined = undefined;
   #failures = 0;
   #trips = 0;
   /** While open: until then nothing passes. While probing: from then on the probe counts as lost. */
@@ -91,6 +93,16 @@ export class Breaker {
     else this.#open(nowMs);
   }
 
+  /**
+   * The endpoint has no place for this caller: closed it stays closed, but others may do better (ejection.ts). A probe is over
+   * with it: were its place free again at once, it would draw every request to where none is taken.
+   */
+  declined(ticket: number, nowMs: number): void {
+    if (ticket !== this.#era) return;
+    if (this.#state === "closed") (this.#declined ??= new SlidingCounts(this.#limits.breakerWindowMs)).addSecond(nowMs);
+    else this.#open(nowMs);
+  }
+
   /** Gives the ticket back untaught (the workload went away): a probe's place is free again at once. */
   release(ticket: number, nowMs: number): void {
     if (ticket === this.#era && this.#state === "probing") this.#untilMs = nowMs;
@@ -101,9 +113,9 @@ export class Breaker {
     return this.#counts.first(nowMs);
   }
 
-  /** Failures in the window. */
+  /** Failures in the window, and requests for which there was no place. */
   bad(nowMs: number): number {
-    return this.#counts.second(nowMs);
+    return this.#counts.second(nowMs) + (this.#declined?.second(nowMs) ?? 0);
   }
 
   #isPoor(nowMs: number): boolean {

@@ -95,18 +95,21 @@ async function upstream(onData: (socket: Socket, text: string) => void): Promise
   return { port: (server.address() as AddressInfo).port, sockets };
 }
 
-async function connected(port: number): Promise<{ client: ClientConnection; socket: Socket; closed: string[] }> {
+async function connected(
+  port: number,
+): Promise<{ client: ClientConnection; socket: Socket; closed: string[]; clock: ManualClock }> {
   const socket = connect(port, "127.0.0.1");
   await once(socket, "connect");
   closers.push(() => socket.destroy());
   const closed: string[] = [];
+  const clock = new ManualClock();
   const client = connectHttp1(socket, {
-    clock: new ManualClock(),
+    clock,
     random: new SeededRandom(1),
     options,
     onClosed: (because) => closed.push(because),
   });
-  return { client, socket, closed };
+  return { client, socket, closed, clock };
 }
 
 async function answered(
@@ -202,19 +205,33 @@ test("an answer before the request has ended is heard, and the connection is giv
   expect(socket.destroyed).toBe(true);
 });
 
-test("a connection whose last request was not taken whole is not used again", async () => {
-  const { port } = await upstream((socket) => {
-    socket.pause();
-    socket.write("HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n");
-  });
-  const { client, socket } = await connected(port);
+test("the rest of a request may go on behind its whole answer as long as some of it is taken each second, on no used connection", async () => {
   const body = Buffer.alloc(64 * 1_048_576);
-  const heard = new Heard();
-  const exchange = client.request({ ...post, bodyLength: body.length }, false, heard);
-  exchange?.write(body);
-  exchange?.end();
-  await heard.over;
-  expect([heard.answer?.status, client.open, socket.destroyed]).toEqual([413, false, true]);
+  for (const reads of [true, false]) {
+    let taken = 0;
+    const { port, sockets } = await upstream((socket, text) => {
+      if (taken === 0) {
+        socket.pause();
+        socket.write("HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n");
+      }
+      taken += text.length;
+    });
+    const { client, socket, closed, clock } = await connected(port);
+    const heard = new Heard();
+    const exchange = client.request({ ...post, bodyLength: body.length }, false, heard);
+    exchange?.write(body);
+    exchange?.end();
+    await heard.over;
+    expect([heard.answer?.status, client.open, socket.destroyed]).toEqual([413, false, false]);
+    if (reads) {
+      sockets[0]?.resume();
+      await until(() => taken > body.length);
+    } else {
+      clock.advance(1_000);
+    }
+    await until(() => closed.length > 0);
+    expect([reads, taken > body.length]).toEqual([reads, reads]);
+  }
 });
 
 test("what was not written is unprocessed, what was is lost", async () => {

@@ -37,6 +37,8 @@ const readBytesMax = 65_536;
 const extensionBytesMax = 4096;
 /** More interim answers to one request are no conversation. */
 const interimMax = 16;
+/** How long a routee that has answered whole may take nothing of the rest of the request, as in HTTP/2 (http2-client.ts). */
+const restMs = 1_000;
 /** A kernel that refuses a write of up to this size has taken nothing of it: its buffers are never smaller. */
 const wholeWriteBytesMax = 4096;
 
@@ -57,6 +59,8 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
   #open = true;
   /** Both directions of a tunnel have ended; the last bytes are still on their way out. */
   #lingering = false;
+  /** The answer is whole, and of its request all was said and not all was taken. */
+  #restUnsent = false;
   #paused = false;
   #reading = false;
   #unconsumed = 0;
@@ -324,6 +328,7 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
       exchange.requestEnded &&
       this.#parser.remaining === 0 &&
       this.#socket.writableLength === 0;
+    this.#restUnsent = exchange.requestEnded && this.#parser.remaining === 0 && this.#socket.writableLength > 0;
     if (!reusable) this.#open = false;
     if (this.open) this.#context.onIdle?.();
   }
@@ -332,7 +337,11 @@ class Http1Client implements ClientConnection, MessageEvents<ResponseHead> {
     if (this.#open || this.#current !== undefined) return;
     this.#parser.hold();
     this.#because = "the connection was used up";
-    this.#socket.destroy();
+    if (!this.#restUnsent) return void this.#socket.destroy();
+    // Whoever asked has said all of it and has its answer: what is left of it goes on as long as some of it is taken each second.
+    this.#lingering = true;
+    limitLinger(this.#socket, { clock: this.#context.clock, stallMs: restMs, reset: () => resetSocket(this.#socket) });
+    this.#socket.destroySoon();
   }
 
   // What the current exchange says

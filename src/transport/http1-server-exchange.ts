@@ -177,7 +177,7 @@ export class Http1ServerExchange implements ServerExchange {
   }
 
   abort(_loss: Loss): void {
-    this.#server?.gaveUp(this, this.#body === bodies.untilClose || this.tunnel !== undefined);
+    this.#server?.gaveUp(this, this.endsByClose || this.tunnel !== undefined);
   }
 
   /** Answers instead of a handler that cannot; where the answer has begun, breaks it off. */
@@ -193,13 +193,18 @@ export class Http1ServerExchange implements ServerExchange {
     server.finished(this);
   }
 
+  /** Only the end of the connection tells where the answer ends. */
+  get endsByClose(): boolean {
+    return this.#body === bodies.untilClose;
+  }
+
   detach(): void {
     this.#server = undefined;
   }
 
   #breakOff(because: string): void {
     const server = this.#server;
-    server?.gaveUp(this, this.#body === bodies.untilClose);
+    server?.gaveUp(this, this.endsByClose);
     this.events?.aborted({ kind: "invalid", because });
   }
 }

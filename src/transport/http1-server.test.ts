@@ -578,6 +578,26 @@ test("an HTTP/1.0 client is reset when its answer breaks off, since only a clean
   expect(error.code).toBe("ECONNRESET");
 });
 
+test("an HTTP/1.0 client is reset, too, where the connection ends before its answer does", async () => {
+  for (const ends of [
+    ({ connections: [connection] }: Served) => connection?.destroy("in the test"),
+    ({ connections: [connection], clock }: Served) => {
+      connection?.drain(1_000);
+      clock.advance(1_000);
+    },
+  ]) {
+    const served = await serve((exchange) => {
+      exchange.respond({ status: 200, fields: [], bodyLength: -1 }, false);
+      exchange.write(Buffer.from("part"));
+    });
+    const raw = new Raw(served.port).send("GET / HTTP/1.0\r\n\r\n");
+    await raw.until("part");
+    const broke = once(raw.socket, "error") as Promise<[NodeJS.ErrnoException]>;
+    ends(served);
+    expect((await broke)[0].code).toBe("ECONNRESET");
+  }
+});
+
 test("where the socket knows no reset, as over TLS and Unix sockets, such a connection is cut, and nothing is thrown", async () => {
   const folder = mkdtempSync(join(tmpdir(), "hauberk-"));
   closers.push(() => rmSync(folder, { recursive: true, force: true }));

@@ -136,9 +136,10 @@ class Http1Server implements ServerConnection, ExchangeOwner, MessageEvents<Requ
     this.#parser.hold();
     this.#closing = true;
     const tunnel = this.#tunnel;
+    const endsByClose = this.#current?.endsByClose === true;
     this.#lose({ kind: "lost", because });
-    // What is unsent is lost: a clean end would say that this was all.
-    if (tunnel === undefined && this.#socket.writableLength === 0) this.#socket.destroy();
+    // What is unsent is lost, and so is the rest of an answer without a length: a clean end would say that this was all.
+    if (tunnel === undefined && !endsByClose && this.#socket.writableLength === 0) this.#socket.destroy();
     else this.#reset();
   }
 

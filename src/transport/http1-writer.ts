@@ -8,6 +8,8 @@ const keptBytesMin = 1024;
 /** More than this does not wait for the end of the turn. */
 const flushBytes = 65_536;
 
+const noSegments: readonly Buffer[] = [];
+
 let planned: Http1Writer[] = [];
 let isPlanned = false;
 
@@ -18,7 +20,7 @@ function flushPlanned(): void {
   planned = [];
   for (const writer of writers) {
     try {
-      writer.flush();
+      writer.flushPlanned();
     } catch (thrown) {
       writer.broke(thrown); // The other sockets of this turn wait behind it.
     }
@@ -42,6 +44,8 @@ export class Http1Writer {
   /** Segments that hold parts, this one included. */
   #lent: Buffer[] = [];
   #planned = false;
+  /** A write waits in the socket, and says when it has left: what a turn brings meanwhile is gathered here. */
+  #behind = false;
 
   /** `onFault` hears where a flush at the end of a turn threw, which ends the socket: for the log. */
   constructor(socket: Socket, onFault?: (thrown: unknown) => void) {
@@ -86,6 +90,12 @@ export class Http1Writer {
     setImmediate(flushPlanned);
   }
 
+  /** Handed over one by one, the few bytes of each turn would each be an object in the queue of a socket that is behind. */
+  flushPlanned(): void {
+    this.#planned = false;
+    if (!this.#behind) this.flush();
+  }
+
   flush(): void {
     this.#planned = false;
     if (this.#bytes === 0) return;
@@ -97,7 +107,7 @@ export class Http1Writer {
       this.#text = "";
       if (!socket.writable) return;
       this.#count(bytes);
-      this.#write(text);
+      this.#write(text, socket.writableLength > 0, noSegments);
       return;
     }
     this.#seal();
@@ -108,10 +118,11 @@ export class Http1Writer {
     this.#segment = undefined;
     if (!socket.writable) return;
     this.#count(bytes);
+    const waits = socket.writableLength > 0;
     const last = parts.length - 1;
     if (last > 0) socket.cork();
-    for (let i = 0; i < last; i++) this.#write(parts[i] as string | Buffer);
-    this.#write(parts[last] as string | Buffer, lent.length === 0 ? undefined : lent);
+    for (let i = 0; i < last; i++) this.#write(parts[i] as string | Buffer, waits);
+    this.#write(parts[last] as string | Buffer, waits, lent);
     if (last > 0) socket.uncork();
   }
 
@@ -126,21 +137,29 @@ export class Http1Writer {
   }
 
   /**
-   * `lent`: segments that are free once this part has left. Text that has to wait goes as bytes: joined piece by piece, it
-   * takes many times its length until somebody reads it (thirty times, for chunks of one byte).
+   * `waits`: the socket is behind. Text goes as bytes then: joined piece by piece, it takes many times its length until
+   * somebody reads it (thirty times, for chunks of one byte). `last`: this part is the last of its flush, and these segments are free
+   * once it has left.
    */
-  #write(part: string | Buffer, lent?: readonly Buffer[]): void {
-    const written =
-      lent === undefined
-        ? undefined
-        : (error?: Error | null): void => {
-            // After an error the system may still read from them: they are left to the collector.
-            if (error === undefined || error === null) for (const segment of lent) giveBackSegment(segment);
-          };
+  #write(part: string | Buffer, waits: boolean, last?: readonly Buffer[]): void {
     const socket = this.#socket;
+    let written: ((error?: Error | null) => void) | undefined;
+    if (last !== undefined && (waits || last.length > 0)) {
+      this.#behind ||= waits;
+      written = (error) => this.#written(last, waits, error);
+    }
     if (typeof part !== "string") socket.write(part, written);
-    else if (socket.writableLength === 0) socket.write(part, "latin1", written);
-    else socket.write(Buffer.from(part, "latin1"), written);
+    else if (waits) socket.write(Buffer.from(part, "latin1"), written);
+    else socket.write(part, "latin1", written);
+  }
+
+  #written(lent: readonly Buffer[], waited: boolean, error: Error | null | undefined): void {
+    // After an error the system may still read from them: they are left to the collector.
+    if (error !== undefined && error !== null) return;
+    for (const segment of lent) giveBackSegment(segment);
+    if (!waited || !this.#behind) return;
+    this.#behind = false;
+    this.plan();
   }
 
   #copy(chunk: Buffer): void {

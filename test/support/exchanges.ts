@@ -198,7 +198,7 @@ export class FakeClientExchange implements ClientExchange {
   // What the upstream does; nothing is told to a caller that gave the exchange up.
   respond(status: number, fields: Fields = [], end = true): void {
     if (this.over || this.aborted !== undefined) return;
-    if (end) this.#finish();
+    if (end) this.#answered();
     this.events.head({ status, fields, bodyLength: end ? 0 : -1 }, end);
   }
 
@@ -212,8 +212,7 @@ export class FakeClientExchange implements ClientExchange {
 
   finish(trailers?: Fields): void {
     if (this.over || this.aborted !== undefined) return;
-    this.answerEnded = true;
-    if (this.ended || !asksForTunnel(this.head)) this.#finish();
+    this.#answered();
     this.events.end(trailers);
   }
 
@@ -226,6 +225,11 @@ export class FakeClientExchange implements ClientExchange {
   drain(): void {
     this.roomBytes = Infinity;
     if (!this.over && this.aborted === undefined) this.events.drained();
+  }
+
+  #answered(): void {
+    this.answerEnded = true;
+    if (this.ended || !asksForTunnel(this.head)) this.#finish();
   }
 
   #finish(): void {

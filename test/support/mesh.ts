@@ -19,6 +19,8 @@ export interface MeshOptions {
   readonly trustDomain?: string;
   /** More lines of hauberk.yaml. */
   readonly config?: string;
+  /** Where the control plane listens; on ports of the system's choice by default. */
+  readonly ports?: { readonly mesh: number; readonly enrollment: number };
   readonly environment?: Readonly<Record<string, string>>;
 }
 
@@ -72,13 +74,14 @@ export class Mesh {
   readonly #children = new Set<ChildProcess>();
   #ended = false;
   readonly #temporary: boolean;
-  #ports: { mesh: number; enrollment: number } = { mesh: 0, enrollment: 0 };
+  #ports: { readonly mesh: number; readonly enrollment: number };
 
   private constructor(options: MeshOptions) {
     this.#temporary = options.folder === undefined;
     this.folder = options.folder ?? mkdtempSync(join(tmpdir(), "hauberk-"));
     this.home = join(this.folder, "mesh");
     this.entry = options.entry ?? sourceEntry;
+    this.#ports = options.ports ?? { mesh: 0, enrollment: 0 };
     const { PATH = "", HOME = "", NODE_COMPILE_CACHE, HAUBERK_NODE_OPTIONS } = process.env;
     this.environment = {
       PATH,
@@ -135,13 +138,18 @@ export class Mesh {
         env: { ...this.environment, ...around.environment },
         stdio: ["pipe", "pipe", "pipe"],
       });
+      this.#children.add(child);
+      child.once("exit", () => this.#children.delete(child));
       let out = "";
       let err = "";
       child.stdout.on("data", (chunk: Buffer) => (out += chunk.toString("utf8")));
       child.stderr.on("data", (chunk: Buffer) => (err += chunk.toString("utf8")));
       child.stdin.on("error", () => undefined);
       child.stdin.end(around.input ?? "");
-      child.once("error", reject);
+      child.once("error", (thrown) => {
+        this.#children.delete(child);
+        reject(thrown);
+      });
       child.once("close", (code, signal) => resolve({ code: code ?? (signal === null ? -1 : 128), out, err }));
     });
   }
@@ -217,7 +225,7 @@ export class Mesh {
     return started;
   }
 
-  get ports(): { mesh: number; enrollment: number } {
+  get ports(): { readonly mesh: number; readonly enrollment: number } {
     return this.#ports;
   }
 
