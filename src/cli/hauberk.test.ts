@@ -170,6 +170,39 @@ test("a mesh home whose passphrases cannot be kept is not begun", async () => {
   expect(err).toContain(`Cannot keep passphrases in ${join(folder, "file", "hauberk", "passphrases")}: `);
 });
 
+test("Ctrl-C while init makes a mesh home leaves a whole one", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "hauberk-init-"));
+  onTestFinished(() => rmSync(folder, { recursive: true }));
+  const home = join(folder, "mesh");
+  const interrupt = `import fs from "node:fs"; import { syncBuiltinESMExports } from "node:module";
+    process.env.XDG_STATE_HOME = ${JSON.stringify(join(folder, "state"))};
+    const link = fs.linkSync;
+    fs.linkSync = (from, to) => {
+      link(from, to);
+      if (to.endsWith("root.key")) process.kill(process.pid, "SIGINT");
+    };
+    syncBuiltinESMExports();`;
+  const { code, out, err } = await startWith(interrupt, ["init", home]);
+  expect([code, out]).toEqual([0, expect.stringContaining("A mesh home in")]);
+  expect(err).toContain("finished first");
+  expect(existsSync(join(home, "certs", "admin", "admin.pem"))).toBe(true);
+});
+
+test.each([
+  ["without hauberk.yaml", [], "there is a CA, and no hauberk.yaml", "remove"],
+  ["without an administrator", ["hauberk.yaml"], "certs/admin holds no administrator", "hauberk admin issue admin"],
+  ["as init makes it", ["hauberk.yaml", "certs/admin/alice.pem"], "it has a CA already", "hauberk control"],
+])("a mesh home %s is named as that where init finds it", async (_, files, what, then) => {
+  const home = mkdtempSync(join(tmpdir(), "hauberk-half-"));
+  onTestFinished(() => rmSync(home, { recursive: true }));
+  for (const file of ["ca/root.key", "certs/admin/roots.pem", ...files]) {
+    mkdirSync(join(home, file, ".."), { recursive: true });
+    writeFileSync(join(home, file), "");
+  }
+  const { code, err } = await start(["init", home]);
+  expect([code, err]).toEqual([2, expect.stringMatching(new RegExp(`${what}.*\\(HOME_EXISTS\\)\nhint: .*${then}`))]);
+});
+
 test("a second control plane for the same mesh home does not start", async () => {
   const home = mkdtempSync(join(tmpdir(), "hauberk-two-"));
   onTestFinished(() => rmSync(home, { recursive: true }));

@@ -1,4 +1,4 @@
-import { accessSync, constants, existsSync, readFileSync, writeFileSync } from "node:fs";
+import { accessSync, constants, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { createInterface } from "node:readline/promises";
 import { HauberkError, isRefusal } from "../../base/errors.ts";
@@ -9,6 +9,7 @@ import { exits, usageError, type Input, type Run } from "../command.ts";
 import { ignoreSecrets } from "../git-ignore.ts";
 import { homeAt, readSecretFile, stateHome, type Home } from "../home.ts";
 import { issueAdmin, passphraseFile, passphrasesFolder, withAuthority } from "../open-authority.ts";
+import { onEnd } from "../signals.ts";
 import { systemClock, systemRandom } from "../system.ts";
 import { show } from "../terminal.ts";
 
@@ -17,19 +18,55 @@ const firstAdmin = "admin";
 
 export const run: Run = async (input) => {
   const home = homeAt(resolve(input.cwd, input.words[0] ?? "."));
-  if (existsSync(join(home.ca, "root.key")) || existsSync(join(home.ca, "root.crt"))) {
-    throw new HauberkError(
-      "HOME_EXISTS",
-      `Cannot make a mesh home in ${home.folder}: it has a CA already, and keys are never overwritten`,
-      "Name another folder, or use this one: hauberk control",
-    );
-  }
+  if (existsSync(join(home.ca, "root.key")) || existsSync(join(home.ca, "root.crt"))) throw homeExists(home);
   const trustDomain = await chooseTrustDomain(input, home);
   const made = { root: passphrase(input, "root-passphrase-file"), issuing: passphrase(input, "passphrase-file") };
   openFolder(home.folder, "make a mesh home in");
   // A CA whose passphrases could not be kept could never be opened again.
   if (made.root.file === undefined || made.issuing.file === undefined)
     openFolder(passphrasesFolder(stateHome(input.environment)), "keep passphrases in", 0o700);
+  const forget = onEnd({
+    ask: () => {
+      input.terminal.err("The mesh home is finished first: half of one would be of no use");
+      return true;
+    },
+  });
+  try {
+    return await make(input, home, { ...made, trustDomain });
+  } finally {
+    forget();
+  }
+};
+
+/** A kill -9 or a power loss may have ended init at any step: what is missing is named in the order in which it is made. */
+function homeExists(home: Home): HauberkError {
+  const refuse = (what: string, hint: string): HauberkError =>
+    new HauberkError("HOME_EXISTS", `Cannot make a mesh home in ${home.folder}: ${what}`, hint);
+  if (!existsSync(home.configFile))
+    return refuse(
+      "there is a CA, and no hauberk.yaml",
+      "Put hauberk.yaml back; or, where nobody uses this CA yet, remove ca/ and run hauberk init again",
+    );
+  const admins = join(home.certs, "admin");
+  const isAdmin = (name: string): boolean => name.endsWith(".pem") && name !== "roots.pem";
+  if (!existsSync(admins) || !readdirSync(admins).some(isAdmin))
+    return refuse(
+      "it has a CA already, but certs/admin holds no administrator",
+      `Make the administrator there: hauberk admin issue ${firstAdmin}; then hauberk control`,
+    );
+  return refuse(
+    "it has a CA already, and keys are never overwritten",
+    "Name another folder, or use this one: hauberk control",
+  );
+}
+
+interface Wanted {
+  readonly trustDomain: string;
+  readonly root: Passphrase;
+  readonly issuing: Passphrase;
+}
+
+async function make(input: Input, home: Home, { trustDomain, ...made }: Wanted): Promise<number> {
   const ca = await makeCa({
     caFolder: home.ca,
     trustDomain,
@@ -72,7 +109,7 @@ export const run: Run = async (input) => {
       ].join("\n"),
   );
   return exits.done;
-};
+}
 
 /** A folder that can be written to, before anything is made that would be half there without it. */
 function openFolder(folder: string, what: string, mode?: number): void {
