@@ -43,6 +43,16 @@ test("the folder is closed to others and so is every file in it, also where it w
   expect(statSync(folder.path).mode & 0o777).toBe(0o700);
 });
 
+test("a start that is given up in the turn in which it made the folder leaves none", async () => {
+  const path = fresh();
+  const giveUp = new AbortController();
+  const opened = StateFolder.open(path, { clock, log: silent, givenUp: giveUp.signal });
+  expect(existsSync(path)).toBe(true);
+  giveUp.abort();
+  expect(existsSync(path)).toBe(false);
+  await opened.catch(() => undefined);
+});
+
 test("what was written is read, and what was never written is undefined", async () => {
   const folder = await folderWith();
   await Promise.all([folder.write("a", "1"), folder.write("a", "2"), folder.write("b", "")]);

@@ -24,6 +24,8 @@ const damagedMax = 5;
 export interface StateContext {
   readonly clock: Clock;
   readonly log: Logger;
+  /** Aborts where the process ends in that very turn: what was just made is gone again. */
+  readonly givenUp?: AbortSignal | undefined;
 }
 
 export class StateFolder {
@@ -54,7 +56,9 @@ export class StateFolder {
     const lock = takeLock(path);
     if (isRefusal(lock)) throw HauberkError.from(lock);
     const folder = new StateFolder(path, { lock, made }, context);
-    await folder.#sweep();
+    const abandon = (): void => folder.abandonNow();
+    context.givenUp?.addEventListener("abort", abandon);
+    await folder.#sweep().finally(() => context.givenUp?.removeEventListener("abort", abandon));
     return folder;
   }
 
