@@ -11,6 +11,8 @@ import { show } from "../terminal.ts";
 
 /** What `--json` gives. */
 interface Answer {
+  /** Where the policies were read; what the mesh runs may be another set. */
+  readonly folder: string;
   readonly from: string;
   readonly to: string;
   readonly method: string;
@@ -34,6 +36,7 @@ export const run: Run = async (input) => {
   const asked = toCall(wished, { trustDomain: folder.trustDomain });
   if (typeof asked === "string") throw new HauberkError("USAGE", asked, hint);
   const about = {
+    folder: folder.folder,
     from: asked.call.principal?.text ?? "",
     to: serviceKey(asked.service),
     method: wished.method,
@@ -77,7 +80,10 @@ function namesPorts(resource: Resource, service: string): boolean {
 }
 
 function tell(input: Input, answer: Answer, lines: readonly string[]): number {
-  show(input.terminal, answer, () => lines.join("\n"));
+  const named = input.flag("policies");
+  const apply = `hauberk policy apply${named === undefined ? "" : ` ${named}`}`;
+  const source = `Read from ${answer.folder}, not from the mesh: ${apply} puts it in force, --dry-run first shows what differs`;
+  show(input.terminal, answer, () => [...lines, source].join("\n"));
   return answer.verdict === "allow" ? exits.done : exits.negative;
 }
 

@@ -140,13 +140,28 @@ test("an allowed call ends with 0 and names the policy, read by the home's trust
   const { code, out } = await asked("--from", "web", "--to", "orders", "GET", "/orders/1?x=1");
   expect(code).toBe(0);
   expect(out).toContain("spiffe://shop.example/ns/default/sa/web calls orders.default: GET /orders/1\n");
-  expect(out).toMatch(/allow, by default\/web-reads$/);
+  expect(out).toMatch(/allow, by default\/web-reads$/m);
 });
 
 test("a denied call ends with 1 and its code", async () => {
   const { code, out } = await asked("--from", "web", "--to", "orders", "DELETE", "/orders/1");
   expect(code).toBe(1);
-  expect(out).toMatch(/deny with DENIED, by default deny$/);
+  expect(out).toMatch(/deny with DENIED, by default deny$/m);
+});
+
+test("an answer names the folder that it was read from, and how that comes to be what the mesh does", async () => {
+  const words = ["--from", "web", "--to", "orders", "GET"];
+  for (const path of ["/orders/1", "/orders/%2f"]) {
+    const { out } = await asked(...words, path);
+    expect(out.split("\n").at(-1)).toBe(
+      `Read from ${policies}, not from the mesh: hauberk policy apply puts it in force, --dry-run first shows what differs`,
+    );
+    expect(JSON.parse((await asked(...words, path, "--json")).out)).toMatchObject({ folder: policies });
+  }
+  const named = await asked(...words, "/orders/1", "--policies", "policies/team");
+  expect(named.out).toContain(
+    `Read from ${join(policies, "team")}, not from the mesh: hauberk policy apply policies/team puts`,
+  );
 });
 
 test("the path is normalized before it is judged", async () => {
