@@ -36,11 +36,13 @@ interface AdminIdentity {
 export class AdminClient {
   readonly #url: string;
   readonly #trustDomain: string;
+  readonly #name: string;
   #agent: Agent;
 
   private constructor(url: string, trustDomain: string, identity: AdminIdentity) {
     this.#url = url;
     this.#trustDomain = trustDomain;
+    this.#name = identity.name;
     this.#agent = this.#agentOf(identity);
   }
 
@@ -86,7 +88,7 @@ export class AdminClient {
       throw unreachable(this.#url, thrown);
     }
     if (status >= 200 && status < 300) return (text === "" ? undefined : JSON.parse(text)) as T;
-    throw refusalOf(status, text);
+    throw refusalOf(status, text, this.#name);
   }
 
   /** Every row of a list, page after page, up to a bound that no terminal wants to show. */
@@ -175,9 +177,16 @@ const foreign: ReadonlySet<string> = new Set([
   "CERT_SIGNATURE_FAILURE",
 ]);
 
-function refusalOf(status: number, text: string): HauberkError {
+function refusalOf(status: number, text: string, admin: string): HauberkError {
   try {
     const { code, message, hint } = JSON.parse(text) as Record<string, unknown>;
+    // The hint that came is for a workload: an administrator cannot enroll.
+    if (code === "LEAF_UNKNOWN")
+      return new HauberkError(
+        code,
+        String(message),
+        `Run hauberk admin issue ${admin} on the machine with the mesh home`,
+      );
     if (typeof code === "string" && code in failures)
       return new HauberkError(code as FailureCode, String(message), String(hint));
   } catch {

@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { ServicesAnswer } from "../../src/contract/admin.ts";
-import { ask, eventually, Mesh, type Started } from "../support/mesh.ts";
+import { ask, eventually, Mesh, type Finished, type Started } from "../support/mesh.ts";
 import { allow, applyText, openRoutee, type Routee } from "./routees.ts";
 
 let mesh: Mesh;
@@ -85,6 +85,22 @@ test("who enrolled after the backup is called no more, until it is started with 
   await later.kill("SIGTERM");
   await mesh.sidecar("later", ["--app", `http:${routee.port}`, "--instance", "2"]);
   await eventually("it is called again", 15_000, async () => (await call("later")) === 200 || undefined);
+});
+
+test("an administrator who was made after the backup is told how to become one again, not to enroll", async () => {
+  const file = join(mesh.folder, "before-alice.backup");
+  expect((await mesh.run(["backup", file])).code).toBe(0);
+  const asAlice = async (): Promise<Finished> => mesh.run(["services", "--admin", "alice", ...mesh.controlFlag]);
+  expect((await mesh.run(["admin", "issue", "alice"])).code).toBe(0);
+  expect((await asAlice()).code).toBe(0);
+  await control.kill("SIGTERM");
+  expect((await mesh.run(["restore", file])).code).toBe(0);
+  control = await mesh.control();
+  const unknown = await asAlice();
+  expect([unknown.code, unknown.err]).toEqual([1, expect.stringContaining("(LEAF_UNKNOWN)")]);
+  expect(unknown.err).toContain("\nhint: Run hauberk admin issue alice on the machine with the mesh home\n");
+  expect((await mesh.run(["admin", "issue", "alice"])).code).toBe(0);
+  expect((await asAlice()).code).toBe(0);
 });
 
 test("without a mesh home, a file name, or a store, both say what is missing", async () => {
