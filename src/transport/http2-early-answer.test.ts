@@ -39,13 +39,20 @@ test("a client that ends its request within that second is told nothing", async 
   expect([peer.frames.some(({ type }) => type === frames.RST_STREAM), server.exchanges]).toEqual([false, 0]);
 });
 
-test("a server that answers whole, and takes nothing of what is left of the request, is told after a second that nobody waits", async () => {
-  const { peer, client, clock } = await rawToClient();
-  const { exchange, heard } = ask(client, get("/", [], "POST"), false);
+/** A request of two windows, ended, whose server has answered whole and taken half of it. */
+async function answeredEarly() {
+  const use = await rawToClient();
+  const { exchange, heard } = ask(use.client, get("/", [], "POST"), false);
   exchange.write(Buffer.alloc(2 * frames.WINDOW_DEFAULT));
   exchange.end();
-  peer.send(rawFrame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 1, rawFields([":status", "413"])));
+  const answer = rawFields([":status", "413"]);
+  use.peer.send(rawFrame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 1, answer));
   await heard.over();
+  return use;
+}
+
+test("a server that answers whole, and takes nothing of what is left of the request, is told after a second that nobody waits", async () => {
+  const { peer, client, clock } = await answeredEarly();
   clock.advance(999);
   expect(client.exchanges).toBe(1);
   clock.advance(1);
@@ -56,12 +63,7 @@ test("a server that answers whole, and takes nothing of what is left of the requ
 });
 
 test("a server that takes the rest of a request within a second of its answer gets it whole", async () => {
-  const { peer, client, clock } = await rawToClient();
-  const { exchange, heard } = ask(client, get("/", [], "POST"), false);
-  exchange.write(Buffer.alloc(2 * frames.WINDOW_DEFAULT));
-  exchange.end();
-  peer.send(rawFrame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 1, rawFields([":status", "200"])));
-  await heard.over();
+  const { peer, client, clock } = await answeredEarly();
   clock.advance(999);
   const more = uint32(frames.WINDOW_DEFAULT);
   peer.send(rawFrame(frames.WINDOW_UPDATE, 0, 0, more), rawFrame(frames.WINDOW_UPDATE, 0, 1, more));
