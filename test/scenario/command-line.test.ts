@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import type { ServicesAnswer } from "../../src/contract/admin.ts";
 import { ask, Mesh, says } from "../support/mesh.ts";
-import { allow, applyText, openRoutee, type Routee } from "./routees.ts";
+import { allow, applyText, freePort, openRoutee, type Routee } from "./routees.ts";
 
 /** What a person sees of a running mesh: lists that can be read, and refusals that say what to do. */
 let mesh: Mesh;
@@ -113,6 +113,20 @@ test("hauberk check names a port that was allowed to answer on the network, and 
   const { findings } = JSON.parse(checked.out) as { findings: { good: boolean; what: string }[] };
   const named = findings.filter(({ what }) => what.includes("--allow-exposed"));
   expect(named).toEqual([expect.objectContaining({ good: true })]);
+});
+
+test("hauberk check says of each open door what closes it: hauberk run the outbound port, a Unix socket a --to port", async () => {
+  const port = await freePort();
+  const args = ["run", "--service", "web", "--instance", "doors", "--token-file", await mesh.token("web")];
+  const web = await mesh.start([...args, "--to", `orders=${port}`], { program: ["sleep", "60"] });
+  const checked = await mesh.run(["check", "--json", ...mesh.controlFlag]);
+  await web.kill("SIGTERM");
+  const { findings } = JSON.parse(checked.out) as { findings: { what: string; hint?: string }[] };
+  const hintOf = (door: string): string | undefined => findings.find(({ what }) => what.includes(door))?.hint;
+  expect(hintOf(`127.0.0.1:${port} (--to orders.default)`)).toMatch(
+    /^Let .* a Unix socket .*: --to orders\.default=\/PATH$/,
+  );
+  expect(hintOf("(outbound)")).toMatch(/^Use hauberk run, whose listener has a secret/);
 });
 
 test("a sidecar at --log-level debug tells what it learns, asks and connects to", async () => {

@@ -221,7 +221,7 @@ function localFindings(status: SidecarStatus): Finding[] {
     findings.push({
       good: false,
       what: `${name} lets every local user call as ${status.service}: ${door}`,
-      hint: "Use hauberk run, whose listener has a secret, or a Unix socket with --to SERVICE=/PATH",
+      hint: closing(door),
     });
   for (const port of status.exposedPorts)
     findings.push({
@@ -229,6 +229,14 @@ function localFindings(status: SidecarStatus): Finding[] {
       what: `port ${port} of ${status.service} may answer on the network, around its sidecar: --allow-exposed names it`,
     });
   return findings;
+}
+
+/** A --to port is open under `hauberk run` too: the programs that need it know no secret. */
+function closing(door: string): string {
+  const [, service] = /\(--to (.+)\)$/.exec(door) ?? [];
+  return service === undefined
+    ? "Use hauberk run, whose listener has a secret, or a Unix socket with --to SERVICE=/PATH"
+    : `Let the program call a Unix socket instead, which is for its user alone: --to ${service}=/PATH`;
 }
 
 /** undefined where nobody listens any more. */
