@@ -36,6 +36,12 @@ function refusalOf(work: () => unknown): HauberkError {
   throw new Error("nothing was refused");
 }
 
+test("the help of certs list says what its column SEEN means, before the examples", () => {
+  const command = commands.find(({ name }) => name === "certs list");
+  if (command === undefined) throw new Error("there is no certs list");
+  expect(helpOf(command)).toMatch(/\nSEEN: yes once its workload has connected .*\n\nExamples:\n/);
+});
+
 test("flags, repeated flags, switches and words are read apart", () => {
   const input = read(["-k", "5", "--by=sea", "home", "--by", "shore", "--quiet"]);
   expect(input.flag("speed")).toBe("5");

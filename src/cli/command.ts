@@ -20,6 +20,8 @@ export interface Command {
   /** What follows the name, as the help shows it. */
   readonly usage: string;
   readonly flags: Readonly<Record<string, Flag>>;
+  /** What the help says beside the flags, such as what a column means. */
+  readonly note?: string;
   readonly examples: readonly string[];
   /** Positional words: at least, at most. */
   readonly words: readonly [number, number];
@@ -159,6 +161,7 @@ export function helpOf(command: Command): string {
   ]);
   const width = Math.max(0, ...rows.map(([left]) => left.length));
   if (rows.length > 0) lines.push("Options:", ...rows.map(([left, right]) => `  ${left.padEnd(width)}  ${right}`), "");
+  if (command.note !== undefined) lines.push(command.note, "");
   lines.push("Examples:", ...command.examples.map((example) => `  ${example}`), "");
   return lines.join("\n");
 }

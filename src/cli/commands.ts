@@ -255,6 +255,7 @@ export const commands: readonly Command[] = [
     usage: "",
     words: [0, 0],
     flags: { all: { why: "Expired ones too" }, control, admin, home, json },
+    note: "SEEN: yes once its workload has connected to the control plane with it; from then on the one before cannot be renewed. - for who is no workload",
     examples: ["hauberk certs list", "hauberk certs list --all --json"],
     load: lazy(() => import("./commands/certs-list.ts")),
   },

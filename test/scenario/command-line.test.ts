@@ -35,7 +35,8 @@ test("hauberk services and certs list call instances as their owners do, and who
     const { instance } = sidecars.find((sidecar) => sidecar.name === name) ?? { instance: "" };
     expect(listed.out).toMatch(new RegExp(`/ns/default/sa/orders +${name} +${instance} `));
   }
-  expect(listed.out).toMatch(/\/hauberk\/control +- +- /);
+  expect(listed.out).toMatch(/\/hauberk\/control +- +- +in .* +-$/m);
+  expect(listed.out).toMatch(/\/orders +blue .* +yes$/m);
   expect(listed.out).toMatch(/^SERIAL +IDENTITY +NAME +INSTANCE +ENDS +SEEN\n/);
 });
 

@@ -24,7 +24,8 @@ export const run: Run = async (input) => {
           row.name ?? "-",
           row.instance ?? "-",
           row.notAfterMs > now ? `in ${duration(row.notAfterMs - now)}` : `${duration(now - row.notAfterMs)} ago`,
-          row.seenAtMs === null ? "no" : "yes",
+          // Of the others only a renewal is written down, and that says nothing of their use.
+          row.holder !== "workload" ? "-" : row.seenAtMs === null ? "no" : "yes",
         ]),
         input.on("all") ? "No certificates" : "No certificates that still live; --all shows the expired ones too",
       ),
