@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { builtEntry } from "../support/mesh.ts";
 import { Stage } from "./stage.ts";
@@ -39,14 +40,23 @@ const results: { step: string; title: string; happened: boolean; tookMs: number;
   [];
 let failed: string | undefined;
 
-process.once("SIGINT", () => void stage.end().then(() => process.exit(130)));
+const interrupt = new AbortController();
+const interruption = new Promise<never>((_, reject) => {
+  interrupt.signal.addEventListener("abort", () => reject(new Error("interrupted")));
+});
+// A signal that nobody waits for any more is no fault.
+interruption.catch(() => undefined);
+// Not once: npm hands on what the terminal sent already, and nothing may be left running by a second one.
+process.on("SIGINT", () => interrupt.abort());
+/** Ctrl-C reaches the programs, too: what a step asks of them may fail a moment before it is heard of here. */
+const sameMomentMs = 200;
 
 console.log(`\nHauberk: a mesh in ${folder}\n`);
 for (const [index, step] of steps.entries()) {
   const label = `${String(index + 1).padStart(2)}. ${step.title}`;
   const beganMs = performance.now();
   try {
-    const seen = await step.run(stage, values.sabotage === step.name);
+    const seen = await Promise.race([step.run(stage, values.sabotage === step.name), interruption]);
     results.push({
       step: step.name,
       title: step.title,
@@ -56,7 +66,9 @@ for (const [index, step] of steps.entries()) {
     });
     console.log(`${label}\n    ${seen.replaceAll("\n", "\n    ")}`);
   } catch (thrown) {
-    const because = thrown instanceof Error ? thrown.message : String(thrown);
+    if (!interrupt.signal.aborted) await setTimeout(sameMomentMs);
+    const { aborted } = interrupt.signal;
+    const because = aborted ? "interrupted" : thrown instanceof Error ? thrown.message : String(thrown);
     results.push({
       step: step.name,
       title: step.title,
@@ -64,7 +76,7 @@ for (const [index, step] of steps.entries()) {
       tookMs: Math.round(performance.now() - beganMs),
       because,
     });
-    console.log(`${label}\n    DID NOT HAPPEN: ${because}`);
+    console.log(`${label}\n    ${aborted ? "Interrupted" : `DID NOT HAPPEN: ${because}`}`);
     failed = step.name;
     break;
   }
@@ -79,11 +91,16 @@ writeFileSync(
 
 if (failed === undefined)
   console.log(`\nAll ${steps.length} steps happened, in ${(tookMs / 1000).toFixed(1)} s. The report: ${report}`);
+else if (interrupt.signal.aborted)
+  console.log(
+    `\nInterrupted in step "${failed}"; what was started ends. The report: ${report}; the logs: ${join(folder, "logs")}`,
+  );
 else console.log(`\nStep "${failed}" did not happen. The report: ${report}; the logs: ${join(folder, "logs")}`);
 
 if (values.keep && failed === undefined) {
   console.log(stage.howToPlay());
-  await new Promise<void>((done) => process.once("SIGINT", () => done()));
+  await interruption.catch(() => undefined);
 }
 await stage.end();
-process.exitCode = failed === undefined ? 0 : 1;
+// A step that was interrupted may still be waiting for something.
+process.exit(interrupt.signal.aborted ? 130 : failed === undefined ? 0 : 1);

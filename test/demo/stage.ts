@@ -1,8 +1,8 @@
 import { generateKeyPairSync, sign, type KeyObject } from "node:crypto";
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { freePort } from "../scenario/routees.ts";
 import { ask, eventually, Mesh, metricsOf, type Started } from "../support/mesh.ts";
 import type { MeshAnswer, MeshCall } from "./apps/mesh-call.ts";
 
@@ -41,7 +41,9 @@ export class Stage {
   readonly report: { processes: Record<string, number>; [claim: string]: unknown } = { processes: {} };
   readonly #entry: string;
   readonly #issuer = generateKeyPairSync("ec", { namedCurve: "P-256" });
+  #creation: Promise<Mesh> | undefined;
   #mesh: Mesh | undefined;
+  #ended = false;
   #control: Started | undefined;
 
   constructor(options: StageOptions) {
@@ -52,17 +54,21 @@ export class Stage {
 
   get mesh(): Mesh {
     if (this.#mesh === undefined) throw new Error("there is no mesh yet");
+    if (this.#ended) throw new Error("the mesh has ended");
     return this.#mesh;
   }
 
   /** A CA of its own whose leaves live for seconds, so that a rotation can be watched. */
   async bootstrap(how: { withoutKey: boolean }): Promise<void> {
     const slow = this.sabotage === "rotation";
-    this.#mesh = await Mesh.create({
+    const ports = { mesh: await freePort(), enrollment: await freePort() };
+    this.#creation = Mesh.create({
       folder: this.folder,
       entry: this.#entry,
+      ports,
       config: `lifetimes: { leaf: ${slow ? "1h" : "12s"}, allowSeconds: true }`,
     });
+    this.#mesh = await this.#creation;
     if (how.withoutKey) rmSync(join(this.mesh.home, "ca", "intermediate.key"));
     await this.startControl();
   }
@@ -133,9 +139,13 @@ export class Stage {
     const player: Player = { name, service: about.service, instance, appPort, sidecar };
     this.players.set(name, player);
     this.report.processes[name] = sidecar.pid;
+    let ended = false;
+    sidecar.child.once("close", () => (ended = true));
     await eventually(`${name} answers on its port`, 10_000, async () => {
+      // It ends with its program, and with the same code.
+      if (ended) throw new Error(`${name} ended with ${await sidecar.exited} before it served: ${lastWords(sidecar)}`);
       const answer = await ask({ port: appPort, path: "/healthz" }).catch(() => undefined);
-      return answer === undefined ? undefined : true;
+      return answer?.status === 200 ? true : undefined;
     });
     return player;
   }
@@ -189,6 +199,8 @@ export class Stage {
   }
 
   async end(): Promise<void> {
+    this.#ended = true;
+    await this.#creation?.catch(() => undefined);
     if (this.#mesh !== undefined) {
       mkdirSync(join(this.folder, "logs"), { recursive: true });
       for (const player of this.players.values())
@@ -206,13 +218,9 @@ function signToken(claims: object, key: KeyObject): string {
   return `${text}.${sign("sha256", Buffer.from(text), { key, dsaEncoding: "ieee-p1363" }).toString("base64url")}`;
 }
 
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer();
-    server.once("error", reject);
-    server.listen(0, "127.0.0.1", () => {
-      const address = server.address();
-      server.close(() => resolve(typeof address === "object" && address !== null ? address.port : 0));
-    });
-  });
+/** What a program said at last: the lines that are none of its sidecar's log. */
+function lastWords(sidecar: Started): string {
+  const lines = sidecar.output().split("\n");
+  const said = lines.filter((line) => line.trim() !== "" && !line.startsWith("{"));
+  return said.slice(-20).join("\n") || "it said nothing";
 }

@@ -1,10 +1,10 @@
 import { execFileSync, spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, realpathSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { delimiter, dirname, join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import { freePort } from "../scenario/routees.ts";
 
 /**
  * The packed tarball, installed globally as a person would, under each Node that it promises: `npm run install-check`.
@@ -238,14 +238,6 @@ function refusals(bin: string): string[] {
     else wrong.push(`Node ${versionOf(node)} was not refused: ${ran.status} ${ran.stdout}${ran.stderr}`);
   }
   return wrong;
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as { port: number };
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }
 
 try {

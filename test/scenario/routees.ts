@@ -270,16 +270,23 @@ export async function served(web: Started): Promise<void> {
   });
 }
 
-/** A port on which nobody listens now; not one of those from 32768 on, which Linux gives to connections of others meanwhile. */
+const givenPorts = new Set<number>();
+
+/**
+ * A port on which nobody listens now, and none that was given before; not one of those from 32768 on, which Linux gives to
+ * listeners and connections of others meanwhile.
+ */
 export async function freePort(): Promise<number> {
   for (;;) {
     const server = createTcpServer();
     const port = randomInt(16_384, 32_768);
+    if (givenPorts.has(port)) continue;
     try {
       await listening(server, "127.0.0.1", port);
     } catch {
       continue; // Taken.
     }
+    givenPorts.add(port);
     await closed(server);
     return port;
   }

@@ -35,6 +35,10 @@ export function serve(routes: readonly (readonly [method: string, path: RegExp, 
   }
 
   server.keepAliveTimeout = 60_000;
+  server.once("error", (thrown) => {
+    console.error(`error: ${thrown.message}`);
+    process.exitCode = 1;
+  });
   server.listen(Number(env["PORT"]), "127.0.0.1");
   process.once("SIGTERM", () => {
     server.close();
