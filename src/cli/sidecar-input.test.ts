@@ -1,4 +1,7 @@
-import { expect, test } from "vitest";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect, onTestFinished, test } from "vitest";
 import { readInput } from "./command.ts";
 import { commands } from "./commands.ts";
 import { readSidecarInput, type SidecarInput } from "./sidecar-input.ts";
@@ -103,4 +106,15 @@ test.each([
     message: expect.stringContaining(why) as string,
     hint: expect.stringMatching(new RegExp(`^${hint}`)) as string,
   });
+});
+
+test("a token is looked at where that takes it from nobody, and one that is gone is none", () => {
+  const folder = mkdtempSync(join(tmpdir(), "hauberk-at-hand-"));
+  onTestFinished(() => rmSync(folder, { recursive: true }));
+  const file = join(folder, "web.token");
+  expect(read("--token-file", file).tokenAtHand()).toBeUndefined();
+  writeFileSync(file, "abc\n");
+  expect(read("--token-file", file).tokenAtHand()).toEqual({ text: "abc" });
+  expect(read("--token-file", "-").tokenAtHand()).toEqual({ text: undefined });
+  expect(read().tokenAtHand()).toBeUndefined();
 });

@@ -3,6 +3,7 @@ import { join, resolve } from "node:path";
 import { HauberkError, isRefusal } from "../base/errors.ts";
 import { isLabel, parseServiceName, type ServiceName } from "../base/spiffe-id.ts";
 import type { RouteePort } from "../contract/watch.ts";
+import type { TokenAtHand } from "../identity/token-beside.ts";
 import { whyNotEgress } from "../routing/route-authority.ts";
 import { usageError, type Input } from "./command.ts";
 import { findHome, readSecretFile, stateHome } from "./home.ts";
@@ -15,6 +16,8 @@ export interface SidecarInput {
   readonly to: readonly NamedListener[];
   readonly stateFolder: string;
   readonly token: (() => string | undefined) | undefined;
+  /** The same one beside an identity; undefined where none was given, or its file is gone, as after its use. */
+  readonly tokenAtHand: () => TokenAtHand | undefined;
   readonly advertise: string | undefined;
   readonly inbound: { readonly host: string; readonly port: number | undefined };
   readonly outboundPort: number | undefined;
@@ -50,6 +53,7 @@ export function readSidecarInput(input: Input, defaultLogLevel: "info" | "warn")
     to: input.flags("to").map((text) => readTo(input, text, service.namespace)),
     stateFolder,
     token: tokenSource(input),
+    tokenAtHand: () => tokenAtHand(input),
     advertise: input.flag("advertise"),
     inbound: { host: input.flag("inbound-host") ?? "0.0.0.0", port: readPort(input, "inbound-port") },
     outboundPort: readPort(input, "outbound-port"),
@@ -191,7 +195,18 @@ function oneOf<const T extends string>(input: Input, name: string, known: readon
   return found;
 }
 
-/** Read when it is needed, and only then: a sidecar with an identity never looks at its token. */
+/** What stands on standard input may be the program's: it is not read for a look. */
+function tokenAtHand(input: Input): TokenAtHand | undefined {
+  if (input.flag("token-file") === "-") return { text: undefined };
+  try {
+    const text = tokenSource(input)?.();
+    return text === undefined ? undefined : { text };
+  } catch {
+    return undefined; // Whoever needs it is told by then.
+  }
+}
+
+/** Read when it is needed, and only then: from standard input it can be read once. */
 function tokenSource(input: Input): (() => string | undefined) | undefined {
   const path = input.flag("token-file");
   // Easily mistaken, and not repeated: the refusal would carry the secret into a log.

@@ -52,6 +52,7 @@ export async function startSidecar(input: Input, wanted: SidecarInput, start: Si
       name: wanted.instance,
       stateFolder: wanted.stateFolder,
       tokenSource: () => Promise.resolve(wanted.token?.()),
+      tokenAtHand: wanted.tokenAtHand,
       ports: wanted.ports,
       healthPath: wanted.healthPath,
       advertise: wanted.advertise,

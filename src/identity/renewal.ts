@@ -29,6 +29,7 @@ const tickMaxMs = 30_000;
 
 /** A person has to act before these change: they are asked again slowly, and loudly logged. */
 const needsPerson: ReadonlySet<FailureCode> = new Set([
+  "LEAF_UNKNOWN",
   "INSTANCE_LOCKED",
   "CLONE_DETECTED",
   "RECOVERY_REFUSED",

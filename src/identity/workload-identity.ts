@@ -32,12 +32,16 @@ import {
 import { recover, renew } from "./requests.ts";
 import type { StateFolder } from "./state-folder.ts";
 import { readIdentity, type Stored } from "./stored-identity.ts";
+import { readToken } from "./token.ts";
+import { tokenBeside, whyOtherMesh, type Holder, type TokenAtHand } from "./token-beside.ts";
 
 export interface IdentityContext {
   /** Open, and so locked by this process. */
   readonly stateFolder: StateFolder;
   /** The enrollment token where there is one; asked only where no identity is on disk, or it cannot be brought back. */
   readonly tokenSource: () => Promise<string | undefined>;
+  /** The same one, looked at without taking it; undefined where none was given, or it is gone. */
+  readonly tokenAtHand?: (() => TokenAtHand | undefined) | undefined;
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Logger;
@@ -73,6 +77,11 @@ export class WorkloadIdentity {
   #trying: Promise<void> | undefined;
   #cancelTick: (() => void) | undefined;
   #running = false;
+  /** Why nothing but a person brings back an identity of which only the recovery key is left. */
+  #hopeless: Refusal | undefined;
+  readonly #whenHopeless = new Set<(refusal: Refusal) => void>();
+  /** Monotonic: when the control plane's word that it does not know the certificate is acted on again. */
+  #disownedAgainMs = 0;
 
   private constructor(context: IdentityContext, keeper: Keeper) {
     this.#context = context;
@@ -89,7 +98,8 @@ export class WorkloadIdentity {
   /**
    * The identity of the state folder, or a new one for the token. Waits for the control plane up to `enrollWaitMs` where it
    * has to enroll; where a certificate on disk has ended, tries once to bring it back and leaves the rest to `start`.
-   * @throws HauberkError TOKEN_NEEDED, USAGE for another service, or the refusal that the enrollment ended with.
+   * @throws HauberkError TOKEN_NEEDED, USAGE for another service or a token of another mesh, or the refusal that the enrollment, or
+   * the return by the recovery key, ended with.
    */
   static async open(context: IdentityContext): Promise<WorkloadIdentity> {
     const identity = new WorkloadIdentity(context, await Keeper.open(context.stateFolder, context.log));
@@ -130,16 +140,23 @@ export class WorkloadIdentity {
     await this.#keeper.settled();
   }
 
-  /** Resolves with the identity as soon as one is valid. */
+  /** Resolves with the identity as soon as one is valid. @throws HauberkError where only a person can bring one. */
   ready(): Promise<TlsIdentity> {
     const now = this.current.read();
     if (now !== undefined) return Promise.resolve(now);
-    return new Promise((resolve) => {
+    return new Promise((resolve, reject) => {
       const cancel = this.current.subscribe((identity) => {
         if (identity === undefined) return;
+        this.#whenHopeless.delete(giveUp);
         cancel();
         resolve(identity);
       });
+      const giveUp = (refusal: Refusal): void => {
+        cancel();
+        reject(HauberkError.from(refusal));
+      };
+      if (this.#hopeless === undefined) this.#whenHopeless.add(giveUp);
+      else giveUp(this.#hopeless);
     });
   }
 
@@ -150,10 +167,26 @@ export class WorkloadIdentity {
   }
 
   /** Opens the watch with `identity` at the first control plane that takes it. @throws HauberkError */
-  openWatch(identity: TlsIdentity, events: WatchEvents): Promise<WatchStream> {
+  async openWatch(identity: TlsIdentity, events: WatchEvents): Promise<WatchStream> {
     const urls = this.#held?.issued.controlUrls ?? [];
     const access = { urls, roots: identity.roots, trustDomain: identity.id.trustDomain, identity };
-    return openWatch(access, events, this.#context);
+    try {
+      return await openWatch(access, events, this.#context);
+    } catch (thrown) {
+      if (thrown instanceof HauberkError && thrown.code === "LEAF_UNKNOWN") this.#disowned(identity);
+      throw thrown;
+    }
+  }
+
+  /** The control plane does not know the certificate: the moment of its renewal may be hours away, and would tell the same. */
+  #disowned(identity: TlsIdentity): void {
+    const { clock, options } = this.#context;
+    const nowMs = clock.monotonicMs();
+    if (!this.#running || identity !== this.current.read()) return;
+    // What failed has its own rhythm; and one that is not taken right after it was issued must not be replaced without a pause.
+    if (this.#plan.failures > 0 || nowMs < this.#disownedAgainMs) return;
+    this.#disownedAgainMs = nowMs + options.lockedRetryMs;
+    void this.renewNow();
   }
 
   /**
@@ -181,8 +214,11 @@ export class WorkloadIdentity {
 
   async #take(stored: Stored): Promise<void> {
     const { issued } = stored;
-    this.#requireExpected(issued.id.text, issued.id.trustDomain);
+    const { id, roots } = issued;
+    this.#requireExpected(id.text, id.trustDomain);
     const { wallMs } = this.#now();
+    const holder = { folder: this.#context.stateFolder.path, id: id.text, trustDomain: id.trustDomain, roots };
+    this.#judgeToken(holder, isInDate(issued, wallMs));
     // Judged at a moment of its own life: whether that life is over is another question, and clocks may be wrong at boot.
     const proof = verifyWorkload({
       chain: issued.chain,
@@ -204,7 +240,25 @@ export class WorkloadIdentity {
     const { recovery } = this.#keeper;
     if (recovery === undefined) return this.#enrollPatiently();
     this.#requireExpected(recovery.id, recovery.trustDomain);
+    this.#judgeToken({ ...recovery, folder: this.#context.stateFolder.path }, false);
     await this.#tryOnce();
+    if (this.#hopeless !== undefined) throw HauberkError.from(this.#hopeless);
+  }
+
+  /** Says at the start that a token is not used, and why; one of another mesh ends it. */
+  #judgeToken(holder: Holder, inUse: boolean): void {
+    const token = this.#context.tokenAtHand?.();
+    if (token === undefined) return;
+    const ignored = tokenBeside(token, holder, this.#context.clock.wallMs());
+    if (isRefusal(ignored)) throw HauberkError.from(ignored);
+    // Without a certificate in date it may yet be needed.
+    if (!inUse) return;
+    const { id, trustDomain, folder } = holder;
+    const { because, hint, expected } = ignored;
+    this.#log[expected ? "info" : "warn"](
+      "the enrollment token is not used as long as the control plane knows the identity on disk",
+      { id, trustDomain, folder, because, hint },
+    );
   }
 
   #requireExpected(id: string, trustDomain: string): void {
@@ -248,6 +302,16 @@ export class WorkloadIdentity {
         waitsForMs: Math.round(untilMs - nowMs),
       });
     };
+  }
+
+  /** One that cannot be read helps nobody, and is told: it ends no process that has another way back. */
+  async #tokenOrNone(): Promise<string | undefined> {
+    try {
+      return await this.#token();
+    } catch (thrown) {
+      this.#log.warn("the enrollment token cannot be read", { because: messageOf(thrown) });
+      return undefined;
+    }
   }
 
   async #token(): Promise<string | undefined> {
@@ -338,15 +402,26 @@ export class WorkloadIdentity {
       // A clock that differs, or a store that was restored, forgets leaves; it does not forget recovery keys.
       if (isRefusal(issued) && (issued.code === "LEAF_EXPIRED" || issued.code === "LEAF_UNKNOWN")) {
         this.#log.warn("the control plane does not take this certificate; trying the recovery key", {
+          code: issued.code,
           because: issued.message,
         });
         how = "recovered";
         issued = await this.#recoverOr(issued);
+        // Standard input may be the program's by now: only a token that can be looked at again is at hand.
+        if (isRefusal(issued) && isForPerson(issued.code)) {
+          const judged = await this.#enrollAnew(this.#context.tokenAtHand?.()?.text, issued);
+          if (judged === true) return;
+          issued = judged;
+        }
       }
     } else {
       how = "recovered";
       issued = await this.#recoverOr(tokenNeeded());
-      if (isRefusal(issued) && isForPerson(issued.code) && (await this.#enrollAnew())) return;
+      if (isRefusal(issued) && isForPerson(issued.code)) {
+        const judged = await this.#enrollAnew(await this.#tokenOrNone(), issued);
+        if (judged === true) return;
+        issued = judged;
+      }
     }
     if (isRefusal(issued)) this.#failed(issued, undefined);
     else await this.#install(issued, how);
@@ -361,13 +436,35 @@ export class WorkloadIdentity {
   }
 
   /** A person may have put a new token beside a sidecar that cannot come back by itself. */
-  async #enrollAnew(): Promise<boolean> {
-    const token = await this.#token();
-    if (token === undefined) return false;
-    const done = await this.#enroll(token);
+  async #enrollAnew(token: string | undefined, refused: Refusal): Promise<true | Refusal> {
+    const { code, message } = refused;
+    // Of a lock, its own hint says more: it names the instance, and who unlocks it needs no token.
+    const locked = code === "INSTANCE_LOCKED" || code === "CLONE_DETECTED";
+    if (token === undefined) return locked ? refused : refuse(code, message, this.#wayBack());
+    const done = this.#whyNotOurs(token) ?? (await this.#enroll(token));
     if (done === true) return true;
     this.#log.warn("the enrollment token at hand does not help either", { code: done.code, because: done.message });
-    return false;
+    return refuse(code, `${message}; nor does the token at hand help (${done.message})`, this.#wayBack());
+  }
+
+  /** A token that would make somebody else of this process, or move it to another mesh. */
+  #whyNotOurs(token: string): Refusal | undefined {
+    const held = this.#held?.issued;
+    const recovery = this.#keeper.recovery;
+    const claims = readToken(token);
+    if (isRefusal(claims)) return claims;
+    const own =
+      held === undefined ? recovery : { id: held.id.text, trustDomain: held.id.trustDomain, roots: held.roots };
+    if (own === undefined) return undefined;
+    const because = whyOtherMesh(claims, own) ?? (claims.sub === own.id ? undefined : `it grants "${claims.sub}"`);
+    return because === undefined
+      ? undefined
+      : refuse("USAGE", `Cannot enroll "${own.id}": ${because}`, this.#wayBack());
+  }
+
+  #wayBack(): string {
+    const { path } = this.#context.stateFolder;
+    return `Make a new token on the control plane's machine (hauberk token create --service NAME) and start this again with --token-file PATH; or give it another --instance, or remove ${path}`;
   }
 
   async #install(issued: Issued, how: "renewed" | "recovered"): Promise<void> {
@@ -422,6 +519,16 @@ export class WorkloadIdentity {
     if (isForPerson(refusal.code) || late)
       this.#log.error("the certificate could not be renewed; a person is needed soon", fields);
     else this.#log.warn("the certificate could not be renewed; it stays in use and is tried again", fields);
+    if (held === undefined && isForPerson(refusal.code)) this.#giveUp(refusal);
+  }
+
+  /** Without a certificate that will be in date again by itself, whoever waits would wait for ever. */
+  #giveUp({ code, message, hint }: Refusal): void {
+    const because = message.replace(/^Cannot[^:]*: /, "");
+    const { path } = this.#context.stateFolder;
+    this.#hopeless = refuse(code, `Cannot come back from ${path}: it holds no usable identity, and ${because}`, hint);
+    for (const giveUp of this.#whenHopeless) giveUp(this.#hopeless);
+    this.#whenHopeless.clear();
   }
 
   #hold(stored: Stored, plan: typeof planAfterIssue = planRenewal): void {

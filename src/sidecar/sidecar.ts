@@ -9,6 +9,7 @@ import type { BundleView, Registration, RouteePort } from "../contract/watch.ts"
 import { holdProcess } from "../identity/hold-process.ts";
 import type { identityOptions } from "../identity/options.ts";
 import { StateFolder } from "../identity/state-folder.ts";
+import type { TokenAtHand } from "../identity/token-beside.ts";
 import { WorkloadIdentity } from "../identity/workload-identity.ts";
 import { Proxy, type ProxyContext, type ProxyOptions } from "../proxy/proxy.ts";
 import { buildSnapshot, emptySnapshot, type Snapshot } from "../proxy/snapshot.ts";
@@ -36,6 +37,8 @@ export interface SidecarContext {
   readonly name: string;
   readonly stateFolder: string;
   readonly tokenSource: () => Promise<string | undefined>;
+  /** The same one, looked at without taking it. */
+  readonly tokenAtHand?: (() => TokenAtHand | undefined) | undefined;
   /** What of the program may be called; none for a pure client. */
   readonly ports: readonly RouteePort[];
   readonly healthPath: string | undefined;
@@ -117,6 +120,7 @@ export class Sidecar {
       identity = await WorkloadIdentity.open({
         stateFolder: folder,
         tokenSource: context.tokenSource,
+        tokenAtHand: context.tokenAtHand,
         clock: context.clock,
         random: context.random,
         log: context.log.child({ room: "identity" }),
