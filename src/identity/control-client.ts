@@ -171,13 +171,14 @@ export async function openWatch(
   events: WatchEvents,
   context: ControlContext,
 ): Promise<WatchStream> {
-  let last: Refusal = unreachable("no address", "none is known");
+  let worst: Refusal | undefined;
   for (const url of access.urls) {
     const opened = await openOne(url, access, { events, context });
     if (!isRefusal(opened)) return opened;
-    last = opened;
+    // What one judged says more than that another does not answer.
+    if (worst === undefined || worst.code === "CONTROL_UNREACHABLE") worst = opened;
   }
-  throw HauberkError.from(last);
+  throw HauberkError.from(worst ?? unreachable("no address", "none is known"));
 }
 
 async function openOne(

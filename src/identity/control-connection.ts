@@ -58,7 +58,7 @@ export function connectControl(
     );
     const fail = (thrown: unknown): void => {
       cancel();
-      resolve(unreachable(url, whyUnreachable(thrown)));
+      resolve(strangersRoot(url, thrown) ?? unreachable(url, whyUnreachable(thrown)));
     };
     socket.once("error", fail);
     // A connection that ends without an error before it is secure is a failure as well.
@@ -85,6 +85,25 @@ export function unreachable(url: string, because: string): Refusal {
     "Check that it runs and that its port can be reached from here",
   );
 }
+
+/** Somebody answers, under a root that is none of ours: as the control plane of another mesh does, or of this one made anew. */
+function strangersRoot(url: string, thrown: unknown): Refusal | undefined {
+  if (!strangers.has((thrown as NodeJS.ErrnoException).code ?? "")) return undefined;
+  return refuse(
+    "CONTROL_NOT_PROVEN",
+    `Cannot trust what answers at ${url}: its certificate comes from a root that is none of this mesh (${messageOf(thrown)})`,
+    "Check the address; where the mesh was made anew, enroll with a token of the new one in a state folder of its own; no request was sent",
+  );
+}
+
+const strangers: ReadonlySet<string> = new Set([
+  "UNABLE_TO_GET_ISSUER_CERT",
+  "UNABLE_TO_GET_ISSUER_CERT_LOCALLY",
+  "UNABLE_TO_VERIFY_LEAF_SIGNATURE",
+  "SELF_SIGNED_CERT_IN_CHAIN",
+  "DEPTH_ZERO_SELF_SIGNED_CERT",
+  "CERT_SIGNATURE_FAILURE",
+]);
 
 /** Why a connection did not come about, in words; those of Node are kept where we have none. */
 export function whyUnreachable(thrown: unknown): string {

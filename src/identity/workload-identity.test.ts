@@ -11,6 +11,7 @@ import { silent, type LogFields } from "../telemetry/logger.ts";
 import { Metrics } from "../telemetry/metrics.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import type { Down } from "../contract/watch.ts";
+import { openWatch } from "./control-client.ts";
 import { identityOptions } from "./options.ts";
 import { StateFolder } from "./state-folder.ts";
 import { WorkloadIdentity } from "./workload-identity.ts";
@@ -364,6 +365,29 @@ test("a watch that sends what is no message is ended, and one that is refused sa
     void set.identity.openWatch(current, { down: () => undefined, closed: resolve });
   });
   expect(because).toContain("Cannot read");
+});
+
+test("a control plane of another root is not out of reach: it is not trusted, and shown nothing", async () => {
+  const set = await setUp();
+  const other = await makeTestPki({ wallMs: Date.now() });
+  const { meshUrl } = set.control;
+  await set.control.end();
+  const stranger = await FakeControl.start({ pki: other, clock: set.clock });
+  ends.push(() => stranger.end());
+  const current = set.identity.current.read() as TlsIdentity;
+  const context = { clock: set.clock, options };
+  const access = { urls: [meshUrl, stranger.meshUrl], roots: current.roots, trustDomain: "mesh.local" };
+  const events = { down: () => undefined, closed: () => undefined };
+  const opened = openWatch({ ...access, identity: current }, events, context);
+  await expect(opened).rejects.toMatchObject({
+    code: "CONTROL_NOT_PROVEN",
+    message: expect.stringContaining("its certificate comes from a root that is none of this mesh"),
+    hint: expect.stringContaining("where the mesh was made anew"),
+  });
+  // Whoever is asked last and does not answer hides nothing of it.
+  const turned = { ...access, urls: access.urls.toReversed(), identity: current };
+  await expect(openWatch(turned, events, context)).rejects.toMatchObject({ code: "CONTROL_NOT_PROVEN" });
+  expect(stranger.asked).toEqual([]);
 });
 
 test("closing a watch says goodbye first and tells nobody", async () => {

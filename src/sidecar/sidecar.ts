@@ -233,6 +233,7 @@ export class Sidecar {
       issuedAtMs: identity?.issuedAtMs ?? null,
       notAfterMs: identity?.notAfterMs ?? null,
       connected: this.#watch.connected.read(),
+      trouble: this.#watch.trouble ?? null,
       version: this.#version.now ?? null,
       inboundPort: this.inboundPort ?? null,
       outboundPort: this.outboundPort,

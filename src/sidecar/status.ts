@@ -13,6 +13,8 @@ export interface SidecarStatus {
   readonly issuedAtMs: number | null;
   readonly notAfterMs: number | null;
   readonly connected: boolean;
+  /** Why it is not connected; null while it is, or before the first try has ended; undefined from releases before this. */
+  readonly trouble?: { readonly code: string; readonly because: string; readonly hint: string } | null;
   readonly version: Version | null;
   readonly inboundPort: number | null;
   readonly outboundPort: number;

@@ -1,11 +1,12 @@
 import { expect, test } from "vitest";
 import { ManualClock } from "../../test/support/manual-clock.ts";
 import { SeededRandom } from "../../test/support/seeded-random.ts";
+import { HauberkError } from "../base/errors.ts";
 import { defaultsOf } from "../base/options.ts";
 import { Published } from "../base/published.ts";
 import type { Down, ServiceView, StateEntry, Up } from "../contract/watch.ts";
 import type { WatchEvents } from "../identity/control-client.ts";
-import { silent, type Logger } from "../telemetry/logger.ts";
+import { silent, type LogFields, type Logger } from "../telemetry/logger.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import { sidecarOptions } from "./options.ts";
 import { WatchClient } from "./watch-client.ts";
@@ -25,12 +26,12 @@ function setUp(use: { reachable?: boolean; accept?: (state: WatchState) => void;
   const faults: unknown[] = [];
   const clock = new ManualClock();
   const streams: Opened[] = [];
-  const network = { reachable: use.reachable ?? true, attempts: 0 };
+  const network = { reachable: use.reachable ?? true, attempts: 0, because: new Error("refused") };
   const published = new Published<TlsIdentity | undefined>(identity);
   const client = new WatchClient({
     open: (_identity, events) => {
       network.attempts++;
-      if (!network.reachable) return Promise.reject(new Error("refused"));
+      if (!network.reachable) return Promise.reject(network.because);
       const opened: Opened = { sent: [], events, closed: undefined };
       streams.push(opened);
       return Promise.resolve({
@@ -327,4 +328,82 @@ test("a bug in what hears of the control plane costs the stream, and another is 
   clock.advance(options.reconnectMaxMs);
   await settled();
   expect(streams).toHaveLength(2);
+});
+
+/** A sidecar whose warnings are kept, and a span of time in which every retry is made. */
+function setUpTold(reachable: boolean) {
+  const told: { message: string; fields: LogFields | undefined }[] = [];
+  const set = setUp({
+    reachable,
+    log: { ...silent, warn: (message, fields) => void told.push({ message, fields }) },
+  });
+  const pass = async (ms: number): Promise<void> => {
+    for (let passed = 0; passed < ms; passed += 1_000) {
+      set.clock.advance(1_000);
+      await settled();
+    }
+  };
+  return { ...set, told, pass };
+}
+
+test("an outage is told when it begins, then once a minute with how long it lasts, and once when it is over", async () => {
+  const { client, network, streams, told, pass } = setUpTold(true);
+  client.start();
+  await settled();
+  streams[0]?.events.down(full(1));
+  network.reachable = false;
+  streams[0]?.events.closed("the connection was closed");
+  await pass(180_000);
+  expect(network.attempts).toBeGreaterThan(30);
+  const away = "the control plane is out of reach; traffic goes on with the last good snapshot";
+  expect(told.map(({ message }) => message)).toEqual([away, away, away]);
+  expect(told[0]?.fields).toMatchObject({ because: "the connection was closed", code: "CONTROL_UNREACHABLE" });
+  expect(told[0]?.fields).not.toHaveProperty("lastsMs");
+  for (const [index, minute] of [60_000, 120_000].entries()) {
+    const lastsMs = Number(told[index + 1]?.fields?.["lastsMs"]);
+    expect(lastsMs).toBeGreaterThanOrEqual(minute);
+    expect(lastsMs).toBeLessThan(minute + 12_000);
+  }
+  network.reachable = true;
+  await pass(5_000);
+  streams[1]?.events.down(full(2));
+  streams[1]?.events.down(full(3));
+  expect(told.slice(3).map(({ message }) => message)).toEqual(["the control plane serves this sidecar again"]);
+  expect(Number(told[3]?.fields?.["lastedMs"])).toBeGreaterThanOrEqual(180_000);
+  // The next one is told anew.
+  streams[1]?.events.closed("the connection was closed");
+  expect(told.at(-1)?.message).toBe(away);
+});
+
+test("a refusal is no outage of the network: its code, its reason and the next step are told at once, and shown", async () => {
+  const { client, network, streams, told, pass } = setUpTold(false);
+  client.start();
+  await pass(3_000);
+  network.because = new HauberkError("LEAF_UNKNOWN", "Cannot accept the certificate: nobody knows it", "Enroll");
+  await pass(20_000);
+  expect(told.map(({ fields }) => fields?.["code"])).toEqual(["CONTROL_UNREACHABLE", "LEAF_UNKNOWN"]);
+  expect(told[1]?.message).toBe(
+    "the control plane answers, and does not serve this sidecar; traffic goes on with the last good snapshot",
+  );
+  const trouble = {
+    code: "LEAF_UNKNOWN",
+    because: "Cannot accept the certificate: nobody knows it",
+    hint: expect.stringMatching(/--token-file PATH.*--instance.*remove its state folder/),
+  };
+  expect(told[1]?.fields).toMatchObject(trouble);
+  expect(client.trouble).toEqual(trouble);
+  network.reachable = true;
+  await pass(5_000);
+  streams.at(-1)?.events.down(full(1));
+  expect(client.trouble).toBeUndefined();
+});
+
+test("a stream that the control plane ends with a refusal is told with its code and hint", async () => {
+  const { client, network, streams, told } = setUpTold(true);
+  client.start();
+  await settled();
+  network.reachable = false;
+  const refusal = { code: "INSTANCE_LOCKED", message: "Cannot go on: it is locked", hint: "Unlock it" } as const;
+  streams[0]?.events.down({ type: "refused", ...refusal });
+  expect(told[0]?.fields).toMatchObject({ code: refusal.code, because: refusal.message, hint: refusal.hint });
 });

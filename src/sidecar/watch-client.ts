@@ -8,6 +8,7 @@ import type { WatchEvents, WatchStream } from "../identity/control-client.ts";
 import type { Logger } from "../telemetry/logger.ts";
 import type { TlsIdentity } from "../x509/tls-identity.ts";
 import type { sidecarOptions } from "./options.ts";
+import { judged, Outage, troubleOf, type Trouble } from "./outage.ts";
 import { apply, servicesOf, type WatchState } from "./watch-state.ts";
 
 export interface WatchContext {
@@ -61,9 +62,11 @@ export class WatchClient {
   #retry: (() => void) | undefined;
   #silence: (() => void) | undefined;
   #stopped = true;
+  readonly #outage: Outage;
 
   constructor(context: WatchContext) {
     this.#context = context;
+    this.#outage = new Outage(context.log);
     this.#state = context.initial;
     this.#subscriptions = new Set(servicesOf(context.initial).map(([key]) => key.slice("service/".length)));
   }
@@ -89,6 +92,11 @@ export class WatchClient {
 
   get localAddress(): string | undefined {
     return this.#stream?.localAddress;
+  }
+
+  /** Why the control plane does not serve this sidecar now; undefined while it does. */
+  get trouble(): Trouble | undefined {
+    return this.connected.read() ? undefined : this.#outage.trouble;
   }
 
   /** What this sidecar offers; sent now and with each new stream. */
@@ -159,13 +167,13 @@ export class WatchClient {
         if (generation !== this.#generation || this.#stopped) {
           opened.close("a newer stream was opened");
         } else if (over !== undefined) {
-          this.#retryLater(over);
+          this.#retryLater(troubleOf(over));
         } else {
           this.#opened(opened);
         }
       })
       .catch((thrown: unknown) => {
-        if (generation === this.#generation) this.#retryLater(messageOf(thrown));
+        if (generation === this.#generation) this.#retryLater(troubleOf(thrown));
       });
   }
 
@@ -188,7 +196,7 @@ export class WatchClient {
     this.#listen();
   }
 
-  #lost(because: string): void {
+  #lost(because: string, trouble = troubleOf(because)): void {
     if (this.#stopped) return;
     const was = this.#stream;
     this.#stream = undefined;
@@ -200,21 +208,22 @@ export class WatchClient {
     } catch (thrown) {
       this.#context.onFault(thrown); // Without another stream nothing new would ever be learnt.
     }
-    this.#retryLater(because);
+    this.#retryLater(trouble);
   }
 
   /** A stream that still stands stays: only the attempt is repeated. */
-  #retryLater(because: string): void {
+  #retryLater(trouble: Trouble): void {
     if (this.#stopped) return;
     const { reconnectMinMs, reconnectMaxMs } = this.#context.options;
     const limitMs = Math.min(reconnectMaxMs, reconnectMinMs * 2 ** Math.min(this.#attempt++, 20));
     const waitMs = limitMs / 2 + (limitMs / 2) * this.#context.random.draw();
-    this.#context.log.warn(
-      this.#stream === undefined
-        ? "the control plane is out of reach; traffic goes on with the last good snapshot"
-        : "a newer stream to the control plane could not be opened; the old one stays",
-      { because, waitMs: Math.round(waitMs), attempt: this.#attempt },
-    );
+    const next = { waitMs: Math.round(waitMs), attempt: this.#attempt };
+    if (this.#stream === undefined) this.#outage.failed(trouble, this.#context.clock.monotonicMs(), next);
+    else
+      this.#context.log.warn("a newer stream to the control plane could not be opened; the old one stays", {
+        ...trouble,
+        ...next,
+      });
     this.#retry?.();
     this.#retry = this.#context.clock.after(waitMs, () => this.#connect());
     if (!this.tried.read()) this.tried.publish(true);
@@ -241,7 +250,7 @@ export class WatchClient {
         this.#context.log.error(message.message, { code: message.code, hint: message.hint });
         return;
       case "refused":
-        this.#lost(`${message.code}: ${message.message}`);
+        this.#lost(`${message.code}: ${message.message}`, judged(message.code, message.message, message.hint));
         return;
       case "full":
       case "delta":
@@ -272,6 +281,7 @@ export class WatchClient {
       return;
     }
     this.#attempt = 0;
+    this.#outage.over(this.#context.clock.monotonicMs());
     this.#context.log.debug("a state of the control plane counts", {
       is: message.type,
       version: message.version,

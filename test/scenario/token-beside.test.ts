@@ -61,6 +61,11 @@ test("after a restore to a time before it, a sidecar with a new token enrolls an
   await eventually("the log says what to do", 15_000, async () =>
     /"code":"RECOVERY_REFUSED".*--token-file PATH/.test(unknown.output()) ? true : undefined,
   );
+  const checked = await mesh.run(["check", ...mesh.controlFlag]);
+  expect(checked.out).toMatch(
+    /the sidecar of late\.default \(pid \d+\) is not served by the control plane: Cannot accept the certificate: .* \(LEAF_UNKNOWN\)\n +hint: Start this sidecar again with a new token/,
+  );
+  expect(checked.out).not.toContain("does not reach the control plane");
   await unknown.kill("SIGTERM");
 
   const back = await mesh.start(proxy("late", "--token-file", await mesh.token("late")));

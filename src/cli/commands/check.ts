@@ -192,13 +192,7 @@ function localFindings(status: SidecarStatus): Finding[] {
           shareMin: leafShareMin,
           hint: "It should have been renewed: read its log",
         }),
-    status.connected
-      ? { good: true, what: `${name} is connected to the control plane` }
-      : {
-          good: false,
-          what: `${name} does not reach the control plane`,
-          hint: "It serves from its last good snapshot; start the control plane, or check the network",
-        },
+    connectionFinding(name, status),
   ];
   const { wanted, running } = status.workers ?? { wanted: 1, running: 1 };
   if (wanted > 1)
@@ -237,6 +231,22 @@ function closing(door: string): string {
   return service === undefined
     ? "Use hauberk run, whose listener has a secret, or a Unix socket with --to SERVICE=/PATH"
     : `Let the program call a Unix socket instead, which is for its user alone: --to ${service}=/PATH`;
+}
+
+function connectionFinding(name: string, { connected, trouble }: SidecarStatus): Finding {
+  if (connected) return { good: true, what: `${name} is connected to the control plane` };
+  // One that answers is not to be started, and the network is well.
+  if (trouble !== undefined && trouble !== null && trouble.code !== "CONTROL_UNREACHABLE")
+    return {
+      good: false,
+      what: `${name} is not served by the control plane: ${trouble.because} (${trouble.code})`,
+      hint: trouble.hint,
+    };
+  return {
+    good: false,
+    what: `${name} does not reach the control plane`,
+    hint: "It serves from its last good snapshot; start the control plane, or check the network",
+  };
 }
 
 /** undefined where nobody listens any more. */
