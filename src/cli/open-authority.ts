@@ -35,7 +35,8 @@ export interface Opened {
 export async function openAuthority(opening: Opening): Promise<Opened> {
   const { input, home } = opening;
   const config = readConfig(home.configFile);
-  const passphrase = opening.passphrase ?? findPassphrase(input, home);
+  const { text: passphrase, path } =
+    opening.passphrase === undefined ? findPassphrase(input, home) : { text: opening.passphrase };
   const sources = { environment: input.environment, file: config.options };
   const file = resolve(home.folder, config.store);
   makeFolder(dirname(file), { mode: 0o700, what: "make the folder of the store," });
@@ -63,7 +64,13 @@ export async function openAuthority(opening: Opening): Promise<Opened> {
     return { config, store, authority };
   } catch (thrown) {
     await store.close();
-    throw thrown;
+    if (path === undefined || !(thrown instanceof HauberkError) || thrown.code !== "PASSPHRASE_WRONG") throw thrown;
+    throw new HauberkError(
+      thrown.code,
+      `Cannot open the keys in ${home.ca}: the passphrase in ${path} is not theirs`,
+      "Name the file of the issuing passphrase, which hauberk init said, with --passphrase-file",
+      thrown,
+    );
   }
 }
 
@@ -98,7 +105,7 @@ export function passphraseFile(state: string, rootFingerprint: string, name: str
   return join(passphrasesFolder(state), rootFingerprint.slice(0, 16), name);
 }
 
-function findPassphrase(input: Input, home: Home): string {
+function findPassphrase(input: Input, home: Home): { readonly text: string; readonly path?: string } {
   const named = input.flag("passphrase-file") ?? input.environment["HAUBERK_PASSPHRASE_FILE"];
   const path =
     named === undefined
@@ -111,7 +118,7 @@ function findPassphrase(input: Input, home: Home): string {
       "Name its file with --passphrase-file, or set XDG_STATE_HOME as it was when hauberk init ran",
     );
   }
-  return readSecretFile(path, "the passphrase", () => "");
+  return { text: readSecretFile(path, "the passphrase", () => ""), path };
 }
 
 function rootFingerprint(home: Home): string {

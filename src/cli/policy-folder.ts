@@ -52,10 +52,11 @@ export function readCaseFolder(input: Input, folder: string): readonly PolicyCas
   const set = readCases(paths.map((path) => ({ path: shown(input, path), text: textOf(input, path) })));
   if (set.is === "refused") throw invalid(set.problems);
   if (set.cases.length === 0) {
+    const place = shown(input, join(folder, "cases"));
     throw new HauberkError(
       "USAGE",
-      `Cannot test the policies: ${shown(input, join(folder, "cases"))} holds no case`,
-      "Write one into a file there: apiVersion: hauberk.dev/v1, kind: PolicyCases, cases: [{ name: web reads, call: { from: web, to: orders, method: GET, path: /orders/1 }, expect: allow }]",
+      `Cannot test the policies: ${existsSync(join(folder, "cases")) ? `${place} holds no case` : `there is no folder ${place}, and none deeper holds a case`}`,
+      "Write one into a .yaml file there: apiVersion: hauberk.dev/v1, kind: PolicyCases, cases: [{ name: web reads, call: { from: web, to: orders, method: GET, path: /orders/1 }, expect: allow }]",
     );
   }
   return set.cases;

@@ -1,7 +1,8 @@
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import fs, { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { syncBuiltinESMExports } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, expect, test } from "vitest";
+import { afterEach, expect, test, vi } from "vitest";
 import { ManualClock } from "../../test/support/manual-clock.ts";
 import { SeededRandom } from "../../test/support/seeded-random.ts";
 import { defaultsOf } from "../base/options.ts";
@@ -46,6 +47,21 @@ test("a backup replaces no file, and what is no store cannot be backed up", asyn
   writeFileSync(at("taken"), "mine");
   expect(() => backUpStore(context.file, at("taken"))).toThrow(/it exists/);
   expect(() => backUpStore(context.file, at("nowhere/file"))).toThrow(/there is no such folder$/);
+  for (const [code, why] of [
+    ["EACCES", "this user may not write there"],
+    ["EROFS", "that file system is read-only"],
+  ] as const) {
+    const open = vi.spyOn(fs, "openSync").mockImplementation(() => {
+      throw Object.assign(new Error(`${code}: no, open`), { code });
+    });
+    syncBuiltinESMExports();
+    try {
+      expect(() => backUpStore(context.file, at("kept"))).toThrow(new RegExp(`: ${why}$`));
+    } finally {
+      open.mockRestore();
+      syncBuiltinESMExports();
+    }
+  }
   expect(readFileSync(at("taken"), "utf8")).toBe("mine");
   expect(() => backUpStore(at("nowhere"), at("b"))).toThrow(/there is no store yet/);
   expect(() => backUpStore(at("taken"), at("b"))).toThrow(/Cannot back up/);
@@ -73,6 +89,21 @@ test("a restore puts the backup in place whole, settled, and keeps the old store
   const copy = await openSqliteStore({ ...context, file: at("backup") });
   expect(await linesOf(copy)).toEqual(["before"]);
   await copy.close();
+});
+
+test("a store that is damaged beyond reading is no reason against a restore, and is kept with its log", async () => {
+  const { context, at } = bench();
+  const store = await openSqliteStore({ ...context, file: at("backup") });
+  await say(store, "before");
+  await store.close();
+  const damaged = "no database, but long enough to look at".repeat(200);
+  writeFileSync(context.file, damaged);
+  writeFileSync(`${context.file}-wal`, "its log");
+  expect(await restoreStore(at("backup"), context, { keepAs: at("old"), settle: restored })).toBe(at("old"));
+  expect([readFileSync(at("old"), "utf8"), readFileSync(at("old-wal"), "utf8")]).toEqual([damaged, "its log"]);
+  const back = await openSqliteStore(context);
+  expect(await linesOf(back)).toEqual(["before"]);
+  await back.close();
 });
 
 test("where there was no store, nothing is kept", async () => {

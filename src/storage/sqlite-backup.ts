@@ -2,7 +2,7 @@ import { closeSync, copyFileSync, existsSync, linkSync, openSync, renameSync, rm
 import { dirname } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { HauberkError, messageOf } from "../base/errors.ts";
-import { openSqliteStore, type SqliteStoreContext } from "./sqlite-store.ts";
+import { isDamaged, openSqliteStore, type SqliteStoreContext } from "./sqlite-store.ts";
 import type { Store } from "./store.ts";
 import { syncPath } from "./sync-path.ts";
 
@@ -21,7 +21,7 @@ export function backUpStore(file: string, to: string): void {
     closeSync(openSync(to, "wx", 0o600));
   } catch (thrown) {
     const { code } = thrown as NodeJS.ErrnoException;
-    const why = code === "EEXIST" ? "it exists" : code === "ENOENT" ? "there is no such folder" : messageOf(thrown);
+    const why = whyNot[code ?? ""] ?? messageOf(thrown);
     throw new HauberkError(
       "USAGE",
       `Cannot write the backup to ${to}: ${why}`,
@@ -48,6 +48,14 @@ export function backUpStore(file: string, to: string): void {
     );
   }
 }
+
+const whyNot: Readonly<Record<string, string>> = {
+  EEXIST: "it exists",
+  ENOENT: "there is no such folder",
+  EACCES: "this user may not write there",
+  EPERM: "this user may not write there",
+  EROFS: "that file system is read-only",
+};
 
 const busyMs = 10_000;
 
@@ -76,7 +84,10 @@ export async function restoreStore(
     syncPath(draft);
     const kept = existsSync(file) ? use.keepAs : undefined;
     if (kept !== undefined) {
-      settleLog(file);
+      // What cannot be settled is kept as it lies, for whoever wants to save something of it; SQLite would empty its log.
+      const log = `${kept}-wal`;
+      if (existsSync(`${file}-wal`)) copyFileSync(`${file}-wal`, log);
+      if (settleLog(file)) rmSync(log, { force: true });
       keep(file, kept);
     }
     renameSync(draft, file);
@@ -116,11 +127,15 @@ function refuseDamaged(from: string): void {
   );
 }
 
-/** What still lies in the log of the old store goes into its file: only that is kept. */
-function settleLog(file: string): void {
+/** What still lies in the log of the old store goes into its file: only that is kept. False where the store is damaged. */
+function settleLog(file: string): boolean {
   const db = new DatabaseSync(file, { timeout: busyMs });
   try {
     db.exec("PRAGMA wal_checkpoint(TRUNCATE)");
+    return true;
+  } catch (thrown) {
+    if (isDamaged(thrown)) return false;
+    throw thrown;
   } finally {
     db.close();
   }

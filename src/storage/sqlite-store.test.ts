@@ -98,6 +98,16 @@ test("another program's database, a text file, a folder and a link are refused w
   }
 });
 
+test("a damaged file is named, with the way back", async () => {
+  await (await openSqliteStore(context)).close();
+  writeFileSync(context.file, "no database, but long enough to be taken for one".repeat(100));
+  await expect(openSqliteStore(context)).rejects.toMatchObject({
+    code: "STORE_FAILED",
+    message: expect.stringContaining(`Cannot open the store ${context.file}: `) as string,
+    hint: expect.stringContaining("hauberk restore FILE") as string,
+  });
+});
+
 test("a transaction of another process is waited for, and refused when it does not end", async () => {
   const store = await openSqliteStore({ ...context, options: { ...context.options, busyTimeoutMs: 20 } });
   const other = new DatabaseSync(context.file);

@@ -46,7 +46,7 @@ export async function openSqliteStore(context: SqliteStoreContext): Promise<Stor
       throw thrown;
     }
   } catch (thrown) {
-    throw failed("open", thrown);
+    throw failed("open", thrown, context.file);
   }
 }
 
@@ -93,11 +93,20 @@ function connect(context: SqliteStoreContext, readOnly = false): DatabaseSync {
   return db;
 }
 
+/** Whether SQLite says that the file is no database any more (SQLITE_CORRUPT, SQLITE_NOTADB), which no waiting mends. */
+export function isDamaged(thrown: unknown): boolean {
+  const { errcode } = thrown as { errcode?: number };
+  return errcode !== undefined && [11, 26].includes(errcode & 0xff);
+}
+
 /** An error of ours goes on as it is; anything else becomes STORE_FAILED with its cause. */
-function failed(action: "open" | "read" | "write", thrown: unknown): HauberkError {
+function failed(action: "open" | "read" | "write", thrown: unknown, file = ""): HauberkError {
   if (thrown instanceof HauberkError) return thrown;
-  const hint = "Check the disk: space, permissions, and that nothing else writes to the file";
-  const what = action === "open" ? "open the store" : action === "read" ? "read the store" : "write to the store";
+  const hint = isDamaged(thrown)
+    ? "Put a backup back, with the control plane ended: hauberk restore FILE"
+    : "Check the disk: space, permissions, and that nothing else writes to the file";
+  const what =
+    action === "open" ? `open the store ${file}` : action === "read" ? "read the store" : "write to the store";
   return new HauberkError("STORE_FAILED", `Cannot ${what}: ${messageOf(thrown)}`, hint, thrown);
 }
 

@@ -280,6 +280,7 @@ test("… of this machine: locks, ports, passphrases, programs", async () => {
         args: listens("--passphrase-file", wrong),
         code: "PASSPHRASE_WRONG",
         exit: exit.negative,
+        names: wrong,
       },
       {
         what: "an administrator without an SVID",

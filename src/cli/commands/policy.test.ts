@@ -98,7 +98,12 @@ test("the cases as JSON say the same", async () => {
 test("a folder without a case is refused: a test of nothing does not pass", async () => {
   await expect(tested()).rejects.toMatchObject({
     code: "USAGE",
-    message: expect.stringMatching(/^Cannot test the policies: .*no case$/) as string,
+    message: "Cannot test the policies: there is no folder policies/cases, and none deeper holds a case",
+  });
+  mkdirSync(join(policies, "cases"));
+  await expect(tested()).rejects.toMatchObject({
+    code: "USAGE",
+    message: "Cannot test the policies: policies/cases holds no case",
   });
 });
 

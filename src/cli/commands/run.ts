@@ -13,7 +13,8 @@ export const run: Run = async (input) => {
   if (input.program.length === 0)
     throw usageError("no program stands after --", "Write hauberk run --service web -- curl http://orders/orders/1");
   const graceMs = readDuration(input.flag("grace") ?? "10s");
-  if (graceMs === undefined) throw usageError("--grace is no duration such as 10s", "See hauberk run --help");
+  if (graceMs === undefined)
+    throw usageError(`--grace ${input.flag("grace")} is no duration such as 10s`, "See hauberk run --help");
   const wanted = readSidecarInput(input, "warn");
   let ask: (signal: NodeJS.Signals) => void = () => undefined;
   const asked = new Promise<NodeJS.Signals>((resolve) => {
