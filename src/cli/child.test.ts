@@ -19,6 +19,36 @@ test("the program calls through the sidecar, and what its user calls directly st
   expect(childEnvironment({ NO_PROXY: "x" }, outbound)["no_proxy"]).toBe("localhost,127.0.0.1,::1,x");
 });
 
+test("a program that does not end when it is told to is killed, which is said; one that ends is not", async () => {
+  const clock = new ManualClock();
+  const said: string[] = [];
+  const child = await startChild(["sleep", "60"], {}, clock);
+  onTestFinished(() => killIfThere(child.pid));
+  // One that is stopped heeds nothing but SIGKILL.
+  process.kill(child.pid, "SIGSTOP");
+  child.end("SIGINT", 100, () => said.push("killed"));
+  clock.advance(99);
+  expect(said).toEqual([]);
+  clock.advance(1);
+  expect(await child.exited).toBe(137);
+  expect(said).toEqual(["killed"]);
+
+  const obedient = await startChild(["sleep", "60"], {}, clock);
+  onTestFinished(() => killIfThere(obedient.pid));
+  obedient.end("SIGINT", 100, () => said.push("killed too"));
+  expect(await obedient.exited).toBe(130);
+  clock.advance(100);
+  expect(said).toEqual(["killed"]);
+});
+
+function killIfThere(pid: number): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch {
+    // It has ended.
+  }
+}
+
 test("a program that may not be told to end costs the sidecar nothing, however often it is told", async () => {
   const clock = new ManualClock();
   const child = await startChild(["sleep", "60"], {}, clock);

@@ -9,8 +9,8 @@ export interface Child {
   readonly pid: number;
   /** The program's own code, or 128 + the signal that ended it. */
   readonly exited: Promise<number>;
-  /** Asks it to end, and ends it when `graceMs` are over. */
-  end(signal: NodeJS.Signals, graceMs: number): void;
+  /** Asks it to end, and ends it when `graceMs` are over, which `onKill` is told. */
+  end(signal: NodeJS.Signals, graceMs: number, onKill?: () => void): void;
 }
 
 /**
@@ -66,14 +66,28 @@ export function startChild(
       child.once("exit", (code, signal) => done(code ?? 128 + (signal === null ? 0 : constants.signals[signal])));
     });
     child.once("spawn", () =>
-      resolve({ pid: child.pid ?? 0, exited, end: (signal, graceMs) => end(child, { signal, graceMs, clock }) }),
+      resolve({
+        pid: child.pid ?? 0,
+        exited,
+        end: (signal, graceMs, onKill) => end(child, { signal, graceMs, onKill, clock }),
+      }),
     );
   });
 }
 
-function end(child: ChildProcess, how: { signal: NodeJS.Signals; graceMs: number; clock: Clock }): void {
+interface HowToEnd {
+  readonly signal: NodeJS.Signals;
+  readonly graceMs: number;
+  readonly onKill: (() => void) | undefined;
+  readonly clock: Clock;
+}
+
+function end(child: ChildProcess, how: HowToEnd): void {
   if (child.exitCode !== null || child.signalCode !== null) return;
   child.kill(how.signal);
-  const cancel = how.clock.after(how.graceMs, () => child.kill("SIGKILL"));
+  const cancel = how.clock.after(how.graceMs, () => {
+    how.onKill?.();
+    child.kill("SIGKILL");
+  });
   child.once("exit", cancel);
 }

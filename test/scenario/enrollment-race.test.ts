@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
-import { eventually, Mesh, type Started } from "../support/mesh.ts";
+import { eventually, Mesh, says, type Started } from "../support/mesh.ts";
 import { allow, applyText, openRoutee, type Routee } from "./routees.ts";
 
 let mesh: Mesh;
@@ -111,6 +111,14 @@ test("hauberk run ends its program before the sidecar: on its way out the progra
     sidecar.output().includes("last 200") ? true : undefined,
   );
   expect(routee.requests.at(-1)?.path).toBe("/goodbye");
+});
+
+test("hauberk run says that it kills a program which heeds no signal, and after how long", async () => {
+  const deaf = ["sh", "-c", "trap '' INT; echo the program is deaf; exec sleep 60"];
+  const sidecar = await mesh.start(["run", "--service", "web", "--grace", "1s"], { program: deaf });
+  await says(sidecar, "the program is deaf");
+  expect(await sidecar.kill("SIGINT")).toBe(137);
+  await says(sidecar, "sh did not end within 1s of SIGINT and is killed; --grace allows more");
 });
 
 test("a program does not outlive its sidecar that is killed with -9: both can be started anew", async () => {

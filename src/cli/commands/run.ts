@@ -6,7 +6,7 @@ import { readSidecarInput } from "../sidecar-input.ts";
 import { exitBy, onEnd } from "../signals.ts";
 import { readyLine, startSidecar, type StartedSidecar } from "../start-sidecar.ts";
 import { systemClock, systemRandom } from "../system.ts";
-import { readDuration, showRefusal } from "../terminal.ts";
+import { duration, readDuration, showRefusal } from "../terminal.ts";
 
 /** The sidecar first, then the program; ended in the opposite order; the program's exit code is this command's. */
 export const run: Run = async (input) => {
@@ -75,14 +75,20 @@ async function together(
     sidecar.refused.then((refusal) => ({ is: "refused" as const, refusal })),
   ]);
   if (first.is === "exited") return first.code;
+  const endChild = (signal: NodeJS.Signals): void =>
+    child.end(signal, graceMs, () =>
+      input.terminal.err(
+        `${input.program[0]} did not end within ${duration(graceMs)} of ${signal} and is killed; --grace allows more`,
+      ),
+    );
   if (first.is === "asked") {
     // Callers are sent elsewhere before the program that answers them is told to end.
     await sidecar.leave();
-    child.end(first.signal, graceMs);
+    endChild(first.signal);
     return child.exited;
   }
   showRefusal(input.terminal, first.refusal);
-  child.end("SIGTERM", graceMs);
+  endChild("SIGTERM");
   await child.exited;
   return exits.negative;
 }
