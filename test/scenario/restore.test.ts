@@ -64,7 +64,7 @@ test("a backup that is put back: traffic goes on, every sidecar follows, and no 
   }
 });
 
-test("who enrolled after the backup is called no more, until it is started with a token and an --instance of its own", async () => {
+test("who enrolled after the backup is called no more, until it is started again with a new token", async () => {
   await applyText(mesh, allow("web", "orders") + allow("web", "later") + allow("later", "orders"));
   const file = join(mesh.folder, "before-later.backup");
   expect((await mesh.run(["backup", file])).code).toBe(0);
@@ -77,13 +77,13 @@ test("who enrolled after the backup is called no more, until it is started with 
   const said = await mesh.run(["restore", file]);
   expect(said.out).toContain("Whoever enrolled since the backup is sent no calls (NO_ENDPOINT)");
   expect(said.out).toContain("its own calls, to services that it called before, go on until its certificate ends");
-  expect(said.out).toContain("--instance");
+  expect(said.out).toContain("Start it again with a new token, which enrolls it anew");
 
   control = await mesh.control();
   await eventually("it is called no more", 15_000, async () => (await call("later")) === 503 || undefined);
   expect(await laterCalls()).toBe(200);
   await later.kill("SIGTERM");
-  await mesh.sidecar("later", ["--app", `http:${routee.port}`, "--instance", "2"]);
+  await mesh.sidecar("later", ["--app", `http:${routee.port}`]);
   await eventually("it is called again", 15_000, async () => (await call("later")) === 200 || undefined);
 });
 

@@ -40,7 +40,7 @@ export const run: Run = async (input) => {
         `${file}: restored from ${from}; tokens that were still good are revoked: ${tokensRevoked}`,
         ...(kept === undefined ? [] : [`${kept}: the store as it was before`]),
         "Whoever enrolled since the backup is sent no calls (NO_ENDPOINT); its own calls, to services that it called before, go on until its certificate ends.",
-        "  Start it anew with a new token and an --instance of its own, for it keeps the identity that it has",
+        "  Start it again with a new token, which enrolls it anew",
         "Next: hauberk control; where an administrator is unknown now: hauberk admin issue NAME",
       ].join("\n"),
     );
