@@ -125,5 +125,6 @@ function recoveryOf(issued: Issued, keys: Enrolling): Recovery {
     key: keys.recoveryKey,
     enrollmentUrls: issued.enrollmentUrls,
     roots: issued.roots,
+    tokenDigest: keys.tokenDigest,
   };
 }

@@ -33,6 +33,8 @@ export interface Recovery {
   readonly key: KeyObject;
   readonly enrollmentUrls: readonly string[];
   readonly roots: readonly Certificate[];
+  /** SHA-256 of the token that it was enrolled with, by which the same one is known again; the token itself is not kept. */
+  readonly tokenDigest?: string;
 }
 
 /** The keys of an enrollment that has not been answered: the same token with the same key gets the same certificate again. */
@@ -80,14 +82,17 @@ const manifestOf: Reader<Manifest> = object({
   roots: digest,
 });
 
-const recoveryOf = object({
-  instance,
-  id,
-  trustDomain: text(255),
-  key: pem,
-  enrollmentUrls: urls,
-  roots: list(der, limits.rootsMax),
-});
+const recoveryOf = object(
+  {
+    instance,
+    id,
+    trustDomain: text(255),
+    key: pem,
+    enrollmentUrls: urls,
+    roots: list(der, limits.rootsMax),
+  },
+  { tokenDigest: digest },
+);
 
 const enrollingOf = object({ tokenDigest: digest, key: pem, recoveryKey: pem });
 

@@ -1,6 +1,7 @@
 import { isRefusal, refuse, type Refusal } from "../base/errors.ts";
 import type { TokenClaims } from "../contract/enrollment.ts";
 import { fingerprintOf, type Certificate } from "../x509/certificate.ts";
+import { sha256 } from "./state-folder.ts";
 import { readToken } from "./token.ts";
 
 /** A token that was given; undefined text where it cannot be looked at without taking it from whoever else reads there. */
@@ -14,11 +15,13 @@ export interface Holder {
   readonly id: string;
   readonly trustDomain: string;
   readonly roots: readonly Certificate[];
+  /** SHA-256 of the token that it was enrolled with. */
+  readonly tokenDigest?: string | undefined;
 }
 
 /**
  * What a token that lies beside an identity means to a start (DESIGN, section 5, sentence 1): it is ignored, so that the same unit
- * file survives a reboot. `because` says what is not obvious about that; `expected` where it is nothing but that reboot.
+ * file survives a reboot. `because` says what is not obvious about that; `expected` where it is the very token that enrolled it.
  */
 export interface Ignored {
   readonly because: string;
@@ -36,6 +39,7 @@ export function tokenBeside(token: TokenAtHand, holder: Holder, wallMs: number):
   const hint = `To enroll with the token, remove ${folder} or name another with --instance or --state; to go on as it is, start without the token`;
   const ignored = (because: string, expected = false): Ignored => ({ because, hint, expected });
   if (token.text === undefined) return ignored("an identity on disk comes before a token");
+  if (sha256(token.text.trim()) === holder.tokenDigest) return ignored("it has enrolled this identity", true);
   const claims = readToken(token.text);
   if (isRefusal(claims)) return ignored(claims.message);
   const ended = claims.exp * 1_000 <= wallMs;
@@ -45,7 +49,7 @@ export function tokenBeside(token: TokenAtHand, holder: Holder, wallMs: number):
   }
   if (stranger !== undefined) return ignored(`${stranger}; and the token has expired`);
   if (claims.sub !== id) return ignored(`the token grants "${claims.sub}"`);
-  return ignored("an identity on disk comes before a token", ended);
+  return ignored("an identity on disk comes before a token");
 }
 
 /** Why a token does not lead to the mesh that the folder belongs to; undefined where it does. */

@@ -217,7 +217,9 @@ export class WorkloadIdentity {
     const { id, roots } = issued;
     this.#requireExpected(id.text, id.trustDomain);
     const { wallMs } = this.#now();
-    const holder = { folder: this.#context.stateFolder.path, id: id.text, trustDomain: id.trustDomain, roots };
+    const folder = this.#context.stateFolder.path;
+    const tokenDigest = this.#keeper.recovery?.tokenDigest;
+    const holder = { folder, id: id.text, trustDomain: id.trustDomain, roots, tokenDigest };
     this.#judgeToken(holder, isInDate(issued, wallMs));
     // Judged at a moment of its own life: whether that life is over is another question, and clocks may be wrong at boot.
     const proof = verifyWorkload({
