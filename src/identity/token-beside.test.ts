@@ -107,29 +107,36 @@ test("the same unit file with the token that enrolled it is no warning, and with
   expect(warned()).toEqual([]);
 });
 
-test("a token of another trust domain ends the start, expired or not", async () => {
-  const { clock, control, path, again } = await enrolled();
+test("a token of another trust domain ends a start whose own certificate has ended, expired or not; before, it is only told", async () => {
+  const { clock, control, path, again, warned } = await enrolled();
   const token = control.token({ trustDomain: "shop2", sub: "spiffe://shop2/ns/default/sa/orders" });
   const refusal = {
     code: "USAGE",
     message: `Cannot run "${control.id}" from ${path} with this enrollment token: the token is of the mesh "shop2", and the folder holds an identity of "mesh.local"`,
     hint: expect.stringContaining(`remove ${path}`),
   };
+  expect((await again(token)).current.read()).toBeDefined();
+  expect(warned()).toMatchObject([{ level: "warn", fields: { because: refusal.message, hint: refusal.hint } }]);
+  clock.advance(25 * 3_600_000);
   await expect(again(token)).rejects.toMatchObject(refusal);
-  clock.advance(700_000);
-  await expect(again(token)).rejects.toMatchObject(refusal);
+  const young = control.token({ trustDomain: "shop2", sub: "spiffe://shop2/ns/default/sa/orders", jti: "t3" });
+  await expect(again(young)).rejects.toMatchObject(refusal);
 });
 
-test("a token whose pinned root is another mesh's of the same name ends the start, and once expired is only told", async () => {
+test("a token whose pinned root is another mesh's of the same name ends such a start, too, and once expired is only told", async () => {
   const { clock, control, again, warned } = await enrolled();
   const token = control.token({ roots: [fingerprintOf(other.root.der)] });
-  await expect(again(token)).rejects.toMatchObject({
-    code: "USAGE",
-    message: expect.stringContaining(`the token's pinned root is that of another mesh "mesh.local" than the folder's`),
-  });
+  expect((await again(token)).current.read()).toBeDefined();
+  expect(warned().map(({ level }) => level)).toEqual(["warn"]);
   clock.advance(700_000);
   expect((await again(token)).current.read()).toBeDefined();
   expect(warned().map(({ level }) => level)).toEqual(["warn"]);
+  clock.advance(25 * 3_600_000);
+  const young = control.token({ roots: [fingerprintOf(other.root.der)], jti: "t3" });
+  await expect(again(young)).rejects.toMatchObject({
+    code: "USAGE",
+    message: expect.stringContaining(`the token's pinned root is that of another mesh "mesh.local" than the folder's`),
+  });
 });
 
 test("what is no token, and one of another service, are told and change nothing", async () => {

@@ -30,7 +30,7 @@ export interface Ignored {
 }
 
 /**
- * Ignored, and how; or a refusal (USAGE) where the token is of another mesh: no reboot brings those two together, and whoever
+ * Ignored, and how; or a refusal (USAGE) where the token is of another mesh, for a start that has no valid identity: no reboot brings those two together, and whoever
  * handed it over wants to be in that mesh and not in this one. One that has ended is nobody's wish of today: where only its root is
  * another one, which may have been replaced since, it is ignored.
  */

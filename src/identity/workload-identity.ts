@@ -247,16 +247,22 @@ export class WorkloadIdentity {
     if (this.#hopeless !== undefined) throw HauberkError.from(this.#hopeless);
   }
 
-  /** Says at the start that a token is not used, and why; one of another mesh ends it. */
+  /**
+   * Says at the start that a token is not used, and why. One of another mesh ends a start whose own certificate has ended: with a
+   * valid one on disk the token is ignored, whatever it is, so that a unit file that is wrong takes no service away.
+   */
   #judgeToken(holder: Holder, inUse: boolean): void {
     const token = this.#context.tokenAtHand?.();
     if (token === undefined) return;
     const ignored = tokenBeside(token, holder, this.#context.clock.wallMs());
-    if (isRefusal(ignored)) throw HauberkError.from(ignored);
-    // Without a certificate in date it may yet be needed.
-    if (!inUse) return;
+    const isForeign = isRefusal(ignored);
+    if (!inUse) {
+      if (isForeign) throw HauberkError.from(ignored);
+      return; // It may yet be needed.
+    }
     const { id, trustDomain, folder } = holder;
-    const { because, hint, expected } = ignored;
+    const { because, expected } = isForeign ? { because: ignored.message, expected: false } : ignored;
+    const { hint } = ignored;
     this.#log[expected ? "info" : "warn"](
       "the enrollment token is not used as long as the control plane knows the identity on disk",
       { id, trustDomain, folder, because, hint },
