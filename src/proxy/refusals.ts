@@ -45,7 +45,7 @@ export function notAllowed(code: FailureCode, service: string): Refusal {
   return refuse(
     "DENIED",
     `Cannot call "${service}": no policy allows this call`,
-    "See which rule denies it or is missing: hauberk policy explain",
+    "See which rule denies it or is missing: hauberk policy explain; and whether that is in force: hauberk policy apply --dry-run",
   );
 }
 
