@@ -221,6 +221,10 @@ export abstract class Carry extends Alarm implements BodyEvents {
   /** The principal that asks, for the access log. */
   protected abstract get principalText(): string;
   protected abstract get endpointName(): string;
+  /** What refusals call the one who was asked. */
+  protected get called(): string {
+    return this.service;
+  }
   /** The deadline passed or the asker left while nothing was sent. */
   protected abstract stopWaiting(): void;
 
@@ -471,8 +475,8 @@ export abstract class Carry extends Alarm implements BodyEvents {
     // All that is answered with 503 says that nobody took the request.
     const claimsNothing = failures[because.code].status === 503;
     const refusal =
-      this.maybeProcessed && claimsNothing
-        ? lostBefore(this.exchange.head.method, this.service, because.code)
+      claimsNothing && (this.maybeProcessed || this.#phase === sent)
+        ? lostBefore(this.exchange.head.method, this.called, because.code)
         : because;
     this.#giveUp(refusal.code);
     if (this.#phase === answered) this.#cut(refusal);

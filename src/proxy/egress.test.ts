@@ -57,6 +57,23 @@ describe("a request to a listed host", () => {
     expect([bench.called, bench.host.open, bench.touched]).toEqual([["api.example.com:80"], 0, []]);
   });
 
+  test.each([
+    ["cannot be reached any more", undefined],
+    ["leads to an address by now that is never dialled", "x"],
+  ])("that was sent and lost is lost, and names the host, where that %s", async (_, forbidden) => {
+    const bench = egressBench();
+    const exchange = bench.ask({ ...api, method: "DELETE" });
+    bench.wire.last.lose("lost");
+    bench.host.forbidden = forbidden;
+    for (let i = 0; i < 6 && exchange.answer === undefined; i++) {
+      await bench.settle();
+      bench.clock.advance(200);
+      for (const one of bench.wire.under) one.lose("unprocessed");
+    }
+    expect([exchange.answer?.status, codeOf(exchange), bench.host.open]).toEqual([502, "UPSTREAM_LOST", 0]);
+    expect(exchange.text()).toContain("api.example.com");
+  });
+
   test("tells it nothing of the mesh", () => {
     const bench = egressBench();
     bench.ask({

@@ -12,6 +12,7 @@ import { Attempt, Carry, type CarryContext } from "./carry.ts";
 import { shortenGrpcTimeout, takeRequest, viaOf, type RequestNotes } from "./headers.ts";
 import { notOutside, type OutsideHosts, type Reachable } from "./outside-hosts.ts";
 import {
+  lostBefore,
   noPath,
   noTrace,
   noTunnel,
@@ -144,7 +145,8 @@ class EgressCall extends Carry {
     this.released(attempt);
     const { authority } = this.#outside;
     const forbidden = loss.kind === "unprocessed" ? this.#host?.forbidden : undefined;
-    if (forbidden !== undefined) return notOutside(authority, forbidden);
+    if (forbidden !== undefined && !this.maybeProcessed) return notOutside(authority, forbidden);
+    if (forbidden !== undefined) return lostBefore(this.exchange.head.method, authority, "NOT_IN_MESH");
     if (this.#again(loss)) return undefined;
     if (loss.kind === "unprocessed") return notReached(authority);
     if (loss.kind === "invalid") return upstreamInvalid(authority);
@@ -216,6 +218,11 @@ class EgressCall extends Carry {
 
   protected override get principalText(): string {
     return this.#context.identity.read()?.id.text ?? "";
+  }
+
+  /** All hosts are counted as one; whoever asked asked for this one. */
+  protected override get called(): string {
+    return this.#outside.authority;
   }
 
   protected override get endpointName(): string {

@@ -775,6 +775,24 @@ test("a stream that nobody can judge for want of keys goes on for a drain's time
   expect(stream.over).toBe("aborted");
 });
 
+test("a request that the routee has is never told that nobody took it, where nobody can judge it any more", async () => {
+  const far: JwtProvider = { ...corp(true), keys: { is: "uri", uri: "https://corp.example/keys" } };
+  const asked = { method: "POST", fields: ["authorization", `Bearer ${token({ scope: "read" })}`] };
+  const later = inboundBench({ options: { drainMs: 5_000 } });
+  const sentBefore = later.ask(asked);
+  later.snapshot.publish(own(wantsToken, [far]));
+  for (let i = 0; i < 50; i++) await later.settle();
+  later.clock.advance(5_000);
+  await until(later, () => sentBefore.over !== "no");
+  // And at once, where keys change as the token is verified.
+  const once = inboundBench({ policies: wantsToken, providers: [corp(true)] });
+  const sentThen = once.ask(asked);
+  once.snapshot.publish(own(wantsToken, [far]));
+  await until(once, () => sentThen.over !== "no");
+  for (const exchange of [sentBefore, sentThen])
+    expect([exchange.answer?.status, codeOf(exchange)]).toEqual([502, "UPSTREAM_LOST"]);
+});
+
 test("what is thrown while a stream is judged again costs that stream, not the process", async () => {
   const faults: unknown[] = [];
   const bench = inboundBench({ onFault: (thrown) => faults.push(thrown) });

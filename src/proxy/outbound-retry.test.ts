@@ -122,21 +122,23 @@ test.each<[string, (bench: OutboundBench) => void]>([
 });
 
 test.each([
-  ["lost", 502, "UPSTREAM_LOST"],
-  ["unprocessed", 503, "CONNECT_FAILED"],
+  ["lost", "CONNECT_FAILED", 502, "UPSTREAM_LOST"],
+  ["lost", "JWT_KEYS_UNAVAILABLE", 502, "UPSTREAM_LOST"],
+  ["unprocessed", "CONNECT_FAILED", 503, "CONNECT_FAILED"],
 ] as const)(
-  "after an attempt that was %s, a sidecar that took nothing says so of its own attempt alone",
-  async (kind, status, code) => {
+  "after an attempt that was %s, a sidecar that says %s speaks of its own attempt alone",
+  async (kind, said, status, code) => {
     const bench = await ready();
     const exchange = bench.ask({ method: "DELETE" });
     arrived(bench)[0]?.lose(kind);
     for (let i = 0; i < 5 && exchange.answer === undefined; i++) {
       await goOn(bench);
       for (const { connection } of bench.opened) {
-        for (const one of connection.under) one.respond(503, ["x-hauberk-code", "CONNECT_FAILED"]);
+        for (const one of connection.under) one.respond(503, ["x-hauberk-code", said]);
       }
     }
     expect([exchange.answer?.status, codeOf(exchange)]).toEqual([status, code]);
+    expect(bench.context.openRequests.value).toBe(0);
   },
 );
 
@@ -171,6 +173,36 @@ test.each(["LIMIT_PEER", "LIMIT_CONNECTIONS"])(
     }
   },
 );
+
+test("whoever takes an endpoint's tunnels does not shut others out of it, also after an outage", async () => {
+  const bench = await ready({}, [endpoint("a")]);
+  let broken = true;
+  const ask = async (tunnel: boolean): Promise<number | undefined> => {
+    const exchange = bench.ask(tunnel ? { upgrade: "websocket", body: true } : {});
+    for (let i = 0; i < 20 && exchange.answer === undefined; i++) {
+      for (const { connection } of bench.opened) {
+        for (const one of connection.under) {
+          if (broken) one.respond(503);
+          else if (one.head.upgrade === undefined) one.respond(200);
+          else one.respond(503, ["x-hauberk-code", "LIMIT_CONNECTIONS"]);
+        }
+      }
+      await bench.settle();
+      if (exchange.answer === undefined) bench.clock.advance(50);
+    }
+    return exchange.answer?.status;
+  };
+  for (let i = 0; i < 10; i++) await ask(false);
+  broken = false;
+  const statuses: (number | undefined)[] = [];
+  // Each second somebody connects a WebSocket again, and then comes a plain request.
+  for (let second = 0; second < 200; second++) {
+    bench.clock.advance(1_000);
+    await ask(true);
+    statuses.push(await ask(false));
+  }
+  expect(statuses.filter((status) => status !== 200).length).toBeLessThan(15);
+});
 
 test("the next try goes to another endpoint", async () => {
   const bench = await ready();

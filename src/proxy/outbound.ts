@@ -438,7 +438,8 @@ class OutboundCall extends Carry implements Call, Waiter, Wanted {
     if (code === "JWT_KEYS_UNAVAILABLE") {
       // Of the caller's token, not of the endpoint: else a token could open everybody's breaker.
       breaker.release(outbound.ticket, nowMs);
-      return false;
+      if (this.maybeProcessed) this.refuse(lostBefore(this.method, this.service, code));
+      return this.maybeProcessed;
     }
     if (code !== undefined && callersCodes.has(code)) breaker.declined(outbound.ticket, nowMs);
     else breaker.learn(outbound.ticket, false, nowMs);

@@ -94,13 +94,14 @@ export class Breaker {
   }
 
   /**
-   * The endpoint has no place for this caller: closed it stays closed, but others may do better (ejection.ts). A probe is over
-   * with it: were its place free again at once, it would draw every request to where none is taken.
+   * The endpoint has no place for this caller, or for tunnels: closed it stays closed, but others may do better (ejection.ts). A
+   * probe is over with it, and the endpoint is there: opened again, it would be shut to all that it has places for; and were
+   * the probe's place free again at once, it would draw every request to where none is taken.
    */
   declined(ticket: number, nowMs: number): void {
     if (ticket !== this.#era) return;
-    if (this.#state === "closed") (this.#declined ??= new SlidingCounts(this.#limits.breakerWindowMs)).addSecond(nowMs);
-    else this.#open(nowMs);
+    if (this.#state !== "closed") this.#close(nowMs);
+    (this.#declined ??= new SlidingCounts(this.#limits.breakerWindowMs)).addSecond(nowMs);
   }
 
   /** Gives the ticket back untaught (the workload went away): a probe's place is free again at once. */

@@ -37,7 +37,7 @@ const readBytesMax = 65_536;
 const extensionBytesMax = 4096;
 /** More interim answers to one request are no conversation. */
 const interimMax = 16;
-/** How long a routee that has answered whole may take nothing of the rest of the request, as in HTTP/2 (http2-client.ts). */
+/** How long the system may take nothing of the rest of a request whose answer is whole, as in HTTP/2 (http2-client.ts). */
 const restMs = 1_000;
 /** A kernel that refuses a write of up to this size has taken nothing of it: its buffers are never smaller. */
 const wholeWriteBytesMax = 4096;

@@ -14,7 +14,7 @@ import { Http2Stream } from "./http2-stream.ts";
 /** More interim answers than this to one request are no progress any more. */
 const INFORMS_MAX = 32;
 const PSEUDO_BYTES = 128;
-/** How long the rest of a request may wait to be taken behind its whole answer, as at the other end (http2-server.ts). */
+/** How long a server may take nothing of the rest of a request that it has answered whole. */
 const REST_MS = 1_000;
 
 /**
@@ -228,11 +228,17 @@ class Http2Client extends Http2Connection implements ClientConnection {
     this.#endLater(stream);
   }
 
-  /** The answer is whole, and the server takes nothing of what is left of the request: whoever asked is gone, and would never end it. */
+  /**
+   * The answer is whole, and the request is not taken whole: its rest goes on as long as some of it is taken in each second.
+   * Whoever asked is gone, and would never end it.
+   */
   #endLater(stream: Http2Stream): void {
     if (stream.closed || stream.tunnel) return;
+    const left = stream.queued;
     this.context.clock.after(REST_MS, () => {
-      if (!this.over) this.guarded(() => this.reset(stream, frames.CANCEL));
+      if (this.over || stream.closed) return;
+      if (stream.queued < left) this.#endLater(stream);
+      else this.guarded(() => this.reset(stream, frames.CANCEL));
     });
   }
 
